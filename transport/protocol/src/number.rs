@@ -136,8 +136,6 @@ pub mod internal {
     pub const PARAM_LAYOUT: u16 = 0x8003;
     /// Do nothing and reply: measures the channel, and orders a thread behind the ring.
     pub const PING: u16 = 0x8004;
-    /// Guest memory at `addr` has been added to the heap and must be registered with the driver.
-    pub const REGISTER_SEGMENT: u16 = 0x8005;
     /// Deliver what device `printf` has written so far, then reply.
     pub const DRAIN_OUTPUT: u16 = 0x8006;
 }

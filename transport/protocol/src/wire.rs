@@ -234,11 +234,13 @@ wire_struct! {
     }
     /// A load of code: module, library or linker input. Options follow as `option_count` pairs
     /// ([`JitOption`]).
-    LoadImage = 40 {
+    LoadImage = 56 {
         /// The image in shared memory.
         image: Blob,
         /// Where the info log goes, or an empty blob.
         info_log: Blob,
+        /// Where the error log goes, or an empty blob.
+        error_log: Blob,
         /// Number of [`JitOption`]s.
         option_count: u32,
         /// Kind of linker input (`CUjitInputType`), or 0.
@@ -343,11 +345,6 @@ wire_struct! {
         /// Entries there are, or were written.
         count: u64,
     }
-    /// A registration of heap memory with the driver.
-    RegisterSegment = 16 {
-        /// The range.
-        range: Blob,
-    }
     /// An attribute of up to 64 bytes of an object.
     AttributeRequest = 80 {
         /// The object.
@@ -420,6 +417,10 @@ pub const RECORD_FLUSH: u16 = 1;
 /// Record flag: the caller waits on the reply slot. Without it the record is posted: a failure is
 /// latched in the reply slot.
 pub const RECORD_REPLY: u16 = 2;
+
+/// Record flags: the posting thread's capture mode (`CU_STREAM_CAPTURE_MODE_*`) sits in two bits
+/// from here.
+pub const RECORD_CAPTURE_MODE_SHIFT: u16 = 2;
 
 /// Reads a wire struct from the front of `bytes`, and what follows it.
 pub fn read_prefix<T: FromBytes>(bytes: &[u8]) -> Option<(T, &[u8])> {
