@@ -262,7 +262,7 @@ impl Client {
             }
         }
         let channel = Channel::connect(&path, &hello, reservation).map_err(|error| match &error {
-            ConnectError::Link(LinkError::Connect { .. }) => refuse(&format_args!(
+            ConnectError::Link(LinkError::NoServer { .. }) => refuse(&format_args!(
                 "no backend answers there; start vhost-user-vgpu --listen, or use `vgpu run` ({error})"
             )),
             _ => refuse(&error),
