@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Lines after which the shim stays silent.
 const MAX_LINES: u32 = 2000;
 
-static ENABLED: LazyLock<bool> =
-    LazyLock::new(|| crate::environment::var("VGPU_LOG").is_some_and(|value| value != "0" && !value.is_empty()));
+static ENABLED: LazyLock<bool> = LazyLock::new(|| {
+    crate::environment::var("VGPU_LOG").is_some_and(|value| value != "0" && !value.is_empty())
+});
 
 static LINES: AtomicU32 = AtomicU32::new(0);
 
