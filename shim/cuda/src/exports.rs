@@ -72,9 +72,8 @@ macro_rules! encode {
     (stream $client:ident $default:expr, $arg:ident) => {
         Word::of(stream::handle($client, $arg, $default)?)
     };
-    // SAFETY: checked for null; the caller gives a struct of this type.
     (src $client:ident $default:expr, $arg:ident) => {
-        unsafe { *$arg }
+        crate::read($arg)?
     };
     ($out:ident $client:ident $default:expr, $arg:ident) => {
         []
@@ -83,18 +82,15 @@ macro_rules! encode {
 
 /// Stores a result where the caller wants it.
 macro_rules! store {
-    // SAFETY: checked for null before the call.
     (out $ty:ty, $arg:ident, $reply:ident) => {
-        unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) }
+        crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
     };
-    // SAFETY: as above.
     (new $ty:ty, $arg:ident, $reply:ident) => {
-        unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) }
+        crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
     };
     (opt $ty:ty, $arg:ident, $reply:ident) => {
         if !$arg.is_null() {
-            // SAFETY: not null, and the caller gives a valid pointer or null.
-            unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) }
+            crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
         }
     };
     ($input:ident $ty:ty, $arg:ident, $reply:ident) => {};

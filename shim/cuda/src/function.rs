@@ -56,9 +56,12 @@ pub fn forget_signatures() {
     GENERATION.fetch_add(1, Ordering::Release);
 }
 
+/// A remembered look-up: the generation it holds for, and what was found.
+type Remembered = Option<(u64, Arc<Info>)>;
+
 thread_local! {
     /// The last functions of this thread, by a few bits of the handle.
-    static RECENT: RefCell<[Option<(u64, Arc<Info>)>; 16]> = const { RefCell::new([const { None }; 16]) };
+    static RECENT: RefCell<[Remembered; 16]> = const { RefCell::new([const { None }; 16]) };
 }
 
 /// A function or kernel by its handle.

@@ -76,7 +76,7 @@ pub fn locate(image: *const c_void) -> Result<Image, CUresult> {
     if image.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // SAFETY (of every read below): the program passed this pointer to a CUDA load function, whose
+    // SAFETY: for every read below: the program passed this pointer to a CUDA load function, whose
     // contract is that a complete image lies there; only what its headers announce is read. Reads
     // are unaligned because PTX text and embedded images need not be aligned.
     unsafe {

@@ -102,6 +102,10 @@ impl Fnv {
 
 /// The packed parameters of one launch.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "short parameters must not cost an allocation"
+)]
 enum Params<'a> {
     /// Few enough to be copied on the stack.
     Short {
@@ -207,11 +211,12 @@ unsafe fn given<'a>(extra: *mut *mut c_void) -> Result<Params<'a>, CUresult> {
     if len > MAX_PARAMS || (buffer.is_null() && len > 0) {
         return Err(CUresult::INVALID_VALUE);
     }
+    if len == 0 {
+        return Ok(Params::Given(&[]));
+    }
     // SAFETY: the caller's contract: the buffer has the size that came with it.
-    Ok(Params::Given(if len == 0 {
-        &[]
-    } else {
-        unsafe { core::slice::from_raw_parts(buffer, len) }
+    Ok(Params::Given(unsafe {
+        core::slice::from_raw_parts(buffer, len)
     }))
 }
 
@@ -366,7 +371,7 @@ pub unsafe fn cuLaunchCooperativeKernel(
 ///
 /// # Safety
 /// The configuration's attribute array has as many entries as it says.
-unsafe fn attributes(config: &CUlaunchConfig) -> Result<&mut [CUlaunchAttribute], CUresult> {
+unsafe fn attributes<'a>(config: CUlaunchConfig) -> Result<&'a mut [CUlaunchAttribute], CUresult> {
     match config.attribute_count {
         0 => Ok(&mut []),
         count if count <= MAX_ATTRIBUTES && !config.attributes.is_null() => {
@@ -394,7 +399,7 @@ pub unsafe fn cuLaunchKernelEx(
     let info = function::find(function.0)?;
     let stream = stream::find(client, config.stream, default)?;
     // SAFETY: the caller's contract.
-    let attributes = unsafe { attributes(config)? };
+    let attributes = unsafe { attributes(*config)? };
     for attribute in attributes.iter() {
         if matches!(
             attribute.id,
@@ -465,7 +470,7 @@ unsafe fn clusters(
     let config = unsafe { config.as_ref() }.ok_or(CUresult::INVALID_VALUE)?;
     let info = function::find(function.0)?;
     // SAFETY: the caller's contract.
-    let attributes = unsafe { attributes(config)? };
+    let attributes = unsafe { attributes(*config)? };
     let stream = stream::handle(client, config.stream, NullStream::Legacy)?;
     let request = Request {
         function,

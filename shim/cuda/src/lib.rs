@@ -81,3 +81,13 @@ fn write<T>(to: *mut T, value: T) -> Result<(), CUresult> {
     unsafe { to.write(value) };
     Ok(())
 }
+
+/// Reads a struct the program passes by pointer; null is `INVALID_VALUE`. As for [`write`], the
+/// pointer is one that CUDA's contract demands to be valid.
+fn read<T: Copy>(from: *const T) -> Result<T, CUresult> {
+    if from.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: not null, and valid by the contract of the CUDA function that is being served.
+    Ok(unsafe { from.read() })
+}

@@ -86,11 +86,10 @@ pub unsafe fn cuLinkAddData_v2(
             core::slice::from_raw_parts(data.cast::<u8>(), size),
         )
     };
-    // SAFETY: the caller's contract.
-    let name = if name.is_null() {
-        c""
-    } else {
-        unsafe { CStr::from_ptr(name) }
+    let name = match name.is_null() {
+        true => c"",
+        // SAFETY: not null; the caller gives a C string.
+        false => unsafe { CStr::from_ptr(name) },
     };
     let block = Block::holding(client, &[bytes])?;
     let links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);

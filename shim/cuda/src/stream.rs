@@ -64,8 +64,10 @@ pub struct State {
     id: AtomicU64,
 }
 
-static STREAMS: LazyLock<RwLock<HashMap<(CUcontext, CUstream), Arc<State>>>> =
-    LazyLock::new(RwLock::default);
+/// Streams by handle; legacy streams also by context, since they share one handle.
+type Streams = HashMap<(CUcontext, CUstream), Arc<State>>;
+
+static STREAMS: LazyLock<RwLock<Streams>> = LazyLock::new(RwLock::default);
 
 /// Moves whenever a stream goes away, so that threads drop what they remember.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -281,7 +283,7 @@ impl State {
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let span = count / FLUSH_EVERY;
-        if count % FLUSH_EVERY == 0 && span >= SPANS_IN_FLIGHT {
+        if count.is_multiple_of(FLUSH_EVERY) && span >= SPANS_IN_FLIGHT {
             let wanted =
                 self.spans[((span - SPANS_IN_FLIGHT) % 8) as usize].load(Ordering::Acquire);
             client.wait_word(|| self.reached(client, wanted))?;
@@ -338,10 +340,9 @@ impl State {
 
     /// Whether completion may be learnt from the word rather than from the driver.
     pub fn may_use_word(&self, client: &Client) -> bool {
-        self.word != 0
-            && !client.real_sync_only()
-            && !client.capturing()
-            && !(self.is_legacy() && blocking_streams(self.ctx))
+        let drivers_own = client.real_sync_only() || client.capturing();
+        let would_add_barrier = self.is_legacy() && blocking_streams(self.ctx);
+        self.word != 0 && !drivers_own && !would_add_barrier
     }
 
     /// Makes sure that the word will be written behind the last command; gives the stamp to wait for.
