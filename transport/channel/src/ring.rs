@@ -540,7 +540,9 @@ impl<M: RingMemory> Consumer<M> {
     /// After waking, call [`Consumer::finish_sleep`].
     #[must_use = "sleep only if true"]
     pub fn prepare_sleep(&self) -> bool {
-        self.memory.sleeping().store(1, Ordering::Relaxed);
+        // A swap, not a store: a producer that saw an earlier announcement may be about to swap it away, and a model
+        // checker follows the order of two swaps where it loses that of a swap and a store.
+        self.memory.sleeping().swap(1, Ordering::Relaxed);
         // The proof is in the module's "Waking the consumer"; pairs with `Producer::publish`.
         fence(Ordering::SeqCst);
         if self.ready() {
@@ -552,7 +554,7 @@ impl<M: RingMemory> Consumer<M> {
 
     /// Takes the announcement of [`Consumer::prepare_sleep`] back.
     pub fn finish_sleep(&self) {
-        self.memory.sleeping().store(0, Ordering::Relaxed);
+        self.memory.sleeping().swap(0, Ordering::Relaxed);
     }
 
     /// The ring's memory.
