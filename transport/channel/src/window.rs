@@ -468,7 +468,7 @@ mod tests {
         );
         assert_eq!(
             gaps(maps, 0x4000, 0x7000),
-            [gap(0x4000, 0x7000, true, false)]
+            [gap(0x4000, 0x7000, false, false)]
         );
         assert_eq!(gaps(maps, 0x8000, 0x9000), []);
         assert_eq!(gaps("", 1, 2), [gap(1, 2, false, false)]);
