@@ -105,11 +105,15 @@ impl Local {
         };
     }
 
-    /// Zeroes a range of every lane, for variables of a new activation.
-    pub(crate) fn zero(&mut self, from: usize, len: usize) {
+    /// Zeroes a range of the lanes in `mask`, for variables of a new activation. Other lanes may be
+    /// using the same range for another activation.
+    pub(crate) fn zero(&mut self, from: usize, len: usize, mask: u32) {
         let (from, words) = (from / 16, len.div_ceil(16));
-        for lane in self.bytes.words.chunks_mut((self.stride / 16).max(1)) {
-            if let Some(part) = lane.get_mut(from..from + words) {
+        let rows = self.bytes.words.chunks_mut((self.stride / 16).max(1));
+        for (lane, row) in rows.enumerate().take(LANES) {
+            if mask >> lane & 1 != 0
+                && let Some(part) = row.get_mut(from..from + words)
+            {
                 part.fill(0);
             }
         }

@@ -71,7 +71,9 @@ fn check(kernel: &Kernel, launch: &Launch<'_>) -> Result<u64, LaunchError> {
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
         return bad(format!("grid [{gx},{gy},{gz}]"));
     }
-    let threads = u64::from(bx) * u64::from(by) * u64::from(bz.min(65));
+    let threads = u64::from(bx)
+        .saturating_mul(u64::from(by))
+        .saturating_mul(u64::from(bz));
     if threads == 0 || bz > 64 || threads > u64::from(MAX_BLOCK_THREADS) {
         return bad(format!("block [{bx},{by},{bz}]"));
     }

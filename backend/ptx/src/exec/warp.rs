@@ -166,7 +166,7 @@ impl Warp {
         self.frame_bytes += bytes;
         self.local.reserve(local_end as usize);
         self.local
-            .zero(local_base as usize, code.local_bytes as usize);
+            .zero(local_base as usize, code.local_bytes as usize, mask);
         let mut frame = Frame::new(&code.image);
         fill_specials(&mut frame, code, cx, self.index, local_base);
         let activation = Activation {
