@@ -125,6 +125,7 @@ fn work(kernel: &Kernel, launch: &Launch<'_>, shares: &Shares, blocks: u64) {
         block: [0; 3],
         warp: 0,
         live: 0,
+        polls: 0,
         clock: 0,
     };
     cx.params.fill_from(params);

@@ -21,6 +21,9 @@ const MAX_FRAME_BYTES: usize = 64 << 20;
 /// another lane of their warp do not starve it.
 const SPINS_PER_GROUP: u32 = 4096;
 
+/// The same for loops that look at memory others write: likely locks, where every turn is wasted.
+const POLLS_PER_GROUP: u32 = 64;
+
 /// Jumps backwards and calls after which another warp gets a turn, and the budget is checked.
 const JUMPS_PER_TURN: u32 = 16_384;
 
@@ -75,6 +78,8 @@ pub(super) struct Warp {
     live: u32,
     groups: Vec<Group>,
     activations: Vec<Option<Activation>>,
+    /// Places in `activations` that are `None`.
+    free: Vec<usize>,
     frame_bytes: usize,
     local: Local,
     stamp: u64,
@@ -177,16 +182,12 @@ impl Warp {
             local_base,
             live: mask,
         };
-        match self.activations.iter().position(Option::is_none) {
-            Some(free) => {
-                self.activations[free] = Some(activation);
-                Ok(free)
-            }
-            None => {
-                self.activations.push(Some(activation));
-                Ok(self.activations.len() - 1)
-            }
+        let at = self.free.pop().unwrap_or(self.activations.len());
+        match self.activations.get_mut(at) {
+            Some(place) => *place = Some(activation),
+            None => self.activations.push(Some(activation)),
         }
+        Ok(at)
     }
 
     /// Runs until the warp ends, waits for other warps, or has had its turn.
@@ -306,6 +307,7 @@ impl Warp {
         let limit = self.limit(group.activation, group.pc);
         let alone = self.groups.iter().all(|g| g.state != State::Run);
         let mut spins = 0;
+        cx.polls = 0;
         let next = self.step(&mut group, code, limit, alone, &mut spins, cx, block, jumps);
         // The activation may be gone when its last lanes returned.
         if let Some(Some(activation)) = self.activations.get_mut(group.activation) {
@@ -482,7 +484,12 @@ impl Warp {
     ) -> Result<Option<Next>, Fault> {
         *spins += 1;
         *jumps += 1;
-        let crowded = !alone && *spins >= SPINS_PER_GROUP;
+        let mut crowded = !alone && *spins >= SPINS_PER_GROUP;
+        if cx.polls >= POLLS_PER_GROUP {
+            cx.polls = 0;
+            crowded = !alone;
+            *jumps += JUMPS_PER_TURN / 8;
+        }
         if !crowded && *jumps < JUMPS_PER_TURN {
             return Ok(None);
         }
@@ -611,6 +618,7 @@ impl Warp {
                 .bytes()
                 .max(cx.frame.bytes() * usize::from(activation.frame.bytes() == 0));
             self.frame_bytes = self.frame_bytes.saturating_sub(bytes);
+            self.free.push(index);
         }
     }
 
