@@ -243,6 +243,7 @@ fn integer(word: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)] // an index out of range is a failed test
 mod tests {
     use super::*;
 

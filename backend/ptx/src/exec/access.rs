@@ -79,12 +79,25 @@ pub(crate) struct Local {
 }
 
 impl Local {
+    /// Bytes that `reserve(need)` will add.
+    pub(crate) fn growth(&self, need: usize) -> usize {
+        if need <= self.stride {
+            0
+        } else {
+            (Self::stride_for(need) - self.stride) * LANES
+        }
+    }
+
+    fn stride_for(need: usize) -> usize {
+        need.next_power_of_two().max(64)
+    }
+
     /// Makes at least `need` bytes available to each lane; contents stay.
     pub(crate) fn reserve(&mut self, need: usize) {
         if need <= self.stride {
             return;
         }
-        let stride = need.next_power_of_two().max(64);
+        let stride = Self::stride_for(need);
         let mut bigger = Bytes::zeroed(stride * LANES);
         if self.stride > 0 {
             let (old, new) = (self.stride / 16, stride / 16);

@@ -12,6 +12,9 @@ use crate::{MAX_BLOCK_THREADS, MAX_SHARED_BYTES};
 /// Most CPU threads used for one launch.
 const MAX_CPU_THREADS: usize = 256;
 
+/// Most bytes of registers and local memory of all blocks in flight.
+const MAX_THREAD_STATE: u64 = 4 << 30;
+
 /// What the CPU threads of one launch share.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
@@ -20,7 +23,28 @@ pub(crate) struct Shares {
     pub(super) stop: AtomicBool,
     /// Warp instructions executed so far.
     pub(super) spent: AtomicU64,
+    /// Bytes of registers and local memory in use.
+    state: AtomicU64,
     failure: Mutex<Option<Fault>>,
+}
+
+impl Shares {
+    /// Counts memory that a warp is about to take.
+    pub(super) fn charge(&self, bytes: u64) -> Result<(), Fault> {
+        let before = self.state.fetch_add(bytes, Relaxed);
+        if before.saturating_add(bytes) <= MAX_THREAD_STATE {
+            return Ok(());
+        }
+        self.state.fetch_sub(bytes, Relaxed);
+        let why = format!(
+            "the threads in flight need more than {MAX_THREAD_STATE} bytes of registers and local memory,"
+        );
+        Err(Fault::new(FaultKind::StackOverflow, why))
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.state.fetch_sub(bytes, Relaxed);
+    }
 }
 
 /// Runs a launch to its end.

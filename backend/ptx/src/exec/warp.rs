@@ -81,6 +81,8 @@ pub(super) struct Warp {
     /// Places in `activations` that are `None`.
     free: Vec<usize>,
     frame_bytes: usize,
+    /// Bytes counted in the launch's total.
+    charged: u64,
     local: Local,
     stamp: u64,
 }
@@ -109,6 +111,11 @@ impl Warp {
             stamp: 0,
         });
         Ok(warp)
+    }
+
+    /// Bytes to give back when the warp is gone.
+    pub(super) fn charged(&self) -> u64 {
+        self.charged
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -168,6 +175,9 @@ impl Warp {
                 format!("call depth {depth}, {local_end} bytes of local memory"),
             ));
         }
+        let charge = (bytes + self.local.growth(local_end as usize)) as u64;
+        cx.shares.charge(charge)?;
+        self.charged += charge;
         self.frame_bytes += bytes;
         self.local.reserve(local_end as usize);
         self.local
@@ -619,6 +629,8 @@ impl Warp {
                 .max(cx.frame.bytes() * usize::from(activation.frame.bytes() == 0));
             self.frame_bytes = self.frame_bytes.saturating_sub(bytes);
             self.free.push(index);
+            cx.shares.release(bytes as u64);
+            self.charged = self.charged.saturating_sub(bytes as u64);
         }
     }
 
