@@ -1,6 +1,6 @@
 //! Looking at processes through `/proc`: whether they live, what they hold, how much processor time they have used.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -95,6 +95,17 @@ pub fn descriptors(pid: u32) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The inode numbers of the anonymous memory files (`memfd_create`) mapped into a process: two processes that have one
+/// in common share memory. All such files lie on one internal file system, so the number alone identifies them.
+#[must_use]
+pub fn shared_memory(pid: u32) -> BTreeSet<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.contains("/memfd:"))
+        .filter_map(|line| line.split_whitespace().nth(4)?.parse().ok())
+        .collect()
+}
+
 /// The paths of all files mapped into a process, without repetitions.
 #[must_use]
 pub fn mapped_files(pid: u32) -> Vec<String> {
@@ -123,6 +134,33 @@ mod tests {
         assert!(descriptors(me).iter().any(|target| target == file.path()));
         let path = std::env::var("PATH").expect("PATH is set");
         assert!(marked("PATH", &path).contains(&me));
+    }
+
+    #[test]
+    fn a_mapped_memory_file_is_seen_by_its_inode() {
+        use std::os::unix::fs::MetadataExt;
+        let fd = rustix::fs::memfd_create("process-test", rustix::fs::MemfdFlags::CLOEXEC)
+            .expect("a memfd");
+        let file = fs::File::from(fd);
+        file.set_len(4096).expect("it grows");
+        let me = std::process::id();
+        let inode = file.metadata().expect("metadata").ino();
+        assert!(!shared_memory(me).contains(&inode));
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing refers to it but this test.
+        let mapping = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                4096,
+                rustix::mm::ProtFlags::READ,
+                rustix::mm::MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
+        let address = mapping.expect("it is mapped");
+        assert!(shared_memory(me).contains(&inode));
+        // SAFETY: the mapping was made above, with this length, and is not used any more.
+        unsafe { rustix::mm::munmap(address, 4096).expect("it is unmapped") };
     }
 
     #[test]

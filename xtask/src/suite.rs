@@ -144,7 +144,15 @@ fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
         summary,
         "end to end",
         cargo()
-            .args(["test", "--release", "-p", "vgpu-e2e", "--no-fail-fast"])
+            .args([
+                "test",
+                "--release",
+                "-p",
+                "vgpu-e2e",
+                "--features",
+                "built",
+                "--no-fail-fast",
+            ])
             .env(DIST, dist),
     )
 }
