@@ -263,9 +263,11 @@ fn clients_that_say_nothing_do_not_keep_others_out() {
         eventually(
             PATIENCE,
             "a silent connection stays open",
-            || match net::recv(connection, &mut byte[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => true,
-                _ => false,
+            || {
+                matches!(
+                    net::recv(connection, &mut byte[..], RecvFlags::DONTWAIT),
+                    Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET)
+                )
             },
         );
     }
