@@ -1,0 +1,300 @@
+//! Structs of the driver API that cross the channel or are filled in by it.
+
+use super::{CUarray, CUcontext, CUdeviceptr, CUfunction, CUgraphNode, CUkernel, CUstream};
+use core::ffi::c_void;
+use core::mem::size_of;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! plain {
+    ($($(#[$doc:meta])* $name:ident = $size:literal { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? })*) => { $(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty),* }
+        const _: () = assert!(size_of::<$name>() == $size);
+        impl Default for $name {
+            fn default() -> Self { <Self as zerocopy::FromZeros>::new_zeroed() }
+        }
+    )* };
+}
+
+plain! {
+    /// A 16-byte identifier, in memory order.
+    CUuuid = 16 {
+        /// The bytes.
+        bytes: [u8; 16],
+    }
+    /// Legacy device properties.
+    CUdevprop = 56 {
+        /// Threads per block.
+        max_threads_per_block: i32,
+        /// Block extents.
+        max_threads_dim: [i32; 3],
+        /// Grid extents.
+        max_grid_size: [i32; 3],
+        /// Shared memory per block in bytes.
+        shared_mem_per_block: i32,
+        /// Constant memory in bytes.
+        total_constant_memory: i32,
+        /// Warp size in threads.
+        simd_width: i32,
+        /// Largest pitch of a copy in bytes.
+        mem_pitch: i32,
+        /// 32-bit registers per block.
+        regs_per_block: i32,
+        /// Clock in kHz.
+        clock_rate: i32,
+        /// Alignment of textures in bytes.
+        texture_align: i32,
+    }
+    /// A two-dimensional copy. Pointers are carried as addresses.
+    CUDA_MEMCPY2D = 128 {
+        /// Source x in bytes.
+        src_x: u64,
+        /// Source row.
+        src_y: u64,
+        /// `CU_MEMORYTYPE_*` of the source.
+        src_memory_type: u32,
+        /// Padding.
+        pad0: u32,
+        /// Host source.
+        src_host: u64,
+        /// Device source.
+        src_device: CUdeviceptr,
+        /// Array source.
+        src_array: CUarray,
+        /// Bytes from row to row of the source.
+        src_pitch: u64,
+        /// Destination x in bytes.
+        dst_x: u64,
+        /// Destination row.
+        dst_y: u64,
+        /// `CU_MEMORYTYPE_*` of the destination.
+        dst_memory_type: u32,
+        /// Padding.
+        pad1: u32,
+        /// Host destination.
+        dst_host: u64,
+        /// Device destination.
+        dst_device: CUdeviceptr,
+        /// Array destination.
+        dst_array: CUarray,
+        /// Bytes from row to row of the destination.
+        dst_pitch: u64,
+        /// Width in bytes.
+        width: u64,
+        /// Rows.
+        height: u64,
+    }
+    /// A three-dimensional copy. Pointers are carried as addresses.
+    CUDA_MEMCPY3D = 200 {
+        /// Source x in bytes.
+        src_x: u64,
+        /// Source row.
+        src_y: u64,
+        /// Source slice.
+        src_z: u64,
+        /// Source level of detail, 0.
+        src_lod: u64,
+        /// `CU_MEMORYTYPE_*` of the source.
+        src_memory_type: u32,
+        /// Padding.
+        pad0: u32,
+        /// Host source.
+        src_host: u64,
+        /// Device source.
+        src_device: CUdeviceptr,
+        /// Array source.
+        src_array: CUarray,
+        /// Must be null.
+        reserved0: u64,
+        /// Bytes from row to row of the source.
+        src_pitch: u64,
+        /// Rows from slice to slice of the source.
+        src_height: u64,
+        /// Destination x in bytes.
+        dst_x: u64,
+        /// Destination row.
+        dst_y: u64,
+        /// Destination slice.
+        dst_z: u64,
+        /// Destination level of detail, 0.
+        dst_lod: u64,
+        /// `CU_MEMORYTYPE_*` of the destination.
+        dst_memory_type: u32,
+        /// Padding.
+        pad1: u32,
+        /// Host destination.
+        dst_host: u64,
+        /// Device destination.
+        dst_device: CUdeviceptr,
+        /// Array destination.
+        dst_array: CUarray,
+        /// Must be null.
+        reserved1: u64,
+        /// Bytes from row to row of the destination.
+        dst_pitch: u64,
+        /// Rows from slice to slice of the destination.
+        dst_height: u64,
+        /// Width in bytes.
+        width: u64,
+        /// Rows.
+        height: u64,
+        /// Slices.
+        depth: u64,
+    }
+    /// Parameters of a memset node.
+    CUDA_MEMSET_NODE_PARAMS = 40 {
+        /// Destination.
+        dst: CUdeviceptr,
+        /// Bytes from row to row; unused with one row.
+        pitch: u64,
+        /// The value.
+        value: u32,
+        /// 1, 2 or 4.
+        element_size: u32,
+        /// Elements per row.
+        width: u64,
+        /// Rows.
+        height: u64,
+    }
+    /// Parameters of instantiation with results.
+    CUDA_GRAPH_INSTANTIATE_PARAMS = 32 {
+        /// Instantiation flags.
+        flags: u64,
+        /// Stream for the upload, if asked for by flag.
+        upload_stream: CUstream,
+        /// Out: the node at fault.
+        error_node: CUgraphNode,
+        /// Out: `CUgraphInstantiateResult`.
+        result: u32,
+        /// Padding.
+        pad: u32,
+    }
+    /// Result of an update of an instantiated graph.
+    CUgraphExecUpdateResultInfo = 24 {
+        /// `CUgraphExecUpdateResult`.
+        result: u32,
+        /// Padding.
+        pad: u32,
+        /// The node at fault.
+        error_node: CUgraphNode,
+        /// The other end of the edge at fault.
+        error_from_node: CUgraphNode,
+    }
+    /// Data of a graph edge; all zero for a plain dependency.
+    CUgraphEdgeData = 8 {
+        /// Output port, input port, type, reserved.
+        bytes: [u8; 8],
+    }
+    /// Where memory is or is used from.
+    CUmemLocation = 8 {
+        /// `CUmemLocationType`; 1 is a device.
+        kind: u32,
+        /// Device ordinal.
+        id: i32,
+    }
+    /// Access of a location to memory.
+    CUmemAccessDesc = 12 {
+        /// The location.
+        location: CUmemLocation,
+        /// 0 none, 1 read, 3 read and write.
+        flags: u32,
+    }
+    /// Properties of a memory pool.
+    CUmemPoolProps = 88 {
+        /// `CUmemAllocationType`; 1 is pinned.
+        alloc_type: u32,
+        /// `CUmemAllocationHandleType` bits.
+        handle_types: u32,
+        /// Where the memory is.
+        location: CUmemLocation,
+        /// Must be null.
+        security_attributes: u64,
+        /// Largest size, 0 for no limit.
+        max_size: u64,
+        /// Intended usage bits.
+        usage: u16,
+        /// Whether GPUDirect RDMA is wanted, then reserved bytes.
+        reserved: [u8; 54],
+    }
+    /// Properties of a physical allocation.
+    CUmemAllocationProp = 32 {
+        /// `CUmemAllocationType`; 1 is pinned.
+        alloc_type: u32,
+        /// `CUmemAllocationHandleType` bits.
+        handle_types: u32,
+        /// Where the memory is.
+        location: CUmemLocation,
+        /// Must be null.
+        security_attributes: u64,
+        /// Compression, RDMA, usage, reserved.
+        flags: [u8; 8],
+    }
+    /// Value of a launch or stream attribute, uninterpreted.
+    CUlaunchAttributeValue = 64 {
+        /// The bytes; a C union aligned to 8.
+        words: [u64; 8],
+    }
+    /// A launch attribute.
+    CUlaunchAttribute = 72 {
+        /// `CUlaunchAttributeID`.
+        id: u32,
+        /// Padding.
+        pad: u32,
+        /// The value.
+        value: CUlaunchAttributeValue,
+    }
+}
+
+/// Launch configuration of `cuLaunchKernelEx`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CUlaunchConfig {
+    /// Grid extents in blocks.
+    pub grid: [u32; 3],
+    /// Block extents in threads.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// The stream.
+    pub stream: CUstream,
+    /// `attribute_count` attributes.
+    pub attributes: *mut CUlaunchAttribute,
+    /// Number of attributes.
+    pub attribute_count: u32,
+}
+const _: () = assert!(size_of::<CUlaunchConfig>() == 56);
+
+/// Parameters of a kernel node (`_v2`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CUDA_KERNEL_NODE_PARAMS {
+    /// The function, or null when `kernel` is given.
+    pub function: CUfunction,
+    /// Grid extents in blocks.
+    pub grid: [u32; 3],
+    /// Block extents in threads.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// Pointers to the parameters.
+    pub params: *mut *mut c_void,
+    /// The `extra` array.
+    pub extra: *mut *mut c_void,
+    /// The kernel, when `function` is null.
+    pub kernel: CUkernel,
+    /// Context of the kernel, or null for the current one.
+    pub ctx: CUcontext,
+}
+const _: () = assert!(size_of::<CUDA_KERNEL_NODE_PARAMS>() == 72);
+
+/// Parameters of a host node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CUDA_HOST_NODE_PARAMS {
+    /// The function.
+    pub function: super::CUhostFn,
+    /// Its argument.
+    pub user: *mut c_void,
+}
