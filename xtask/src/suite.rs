@@ -180,6 +180,9 @@ fn cargo_test(summary: &mut Summary, name: &str, command: &mut Command) -> anyho
             summary.remark(&format!("{name}: {line}"));
         }
     }
+    if output.status.success() && passed + skipped == 0 {
+        summary.remark(&format!("{name}: not run, there is no such test"));
+    }
     for line in text.lines().filter(|line| line.contains("... ignored, ")) {
         summary.remark(&format!("{name}: {line}"));
     }
