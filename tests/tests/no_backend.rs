@@ -260,15 +260,11 @@ fn clients_that_say_nothing_do_not_keep_others_out() {
     // They are hung up on: the next read finds the end.
     for connection in &silent {
         let mut byte = [0u8; 64];
-        eventually(
-            PATIENCE,
-            "a silent connection stays open",
-            || {
-                matches!(
-                    net::recv(connection, &mut byte[..], RecvFlags::DONTWAIT),
-                    Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET)
-                )
-            },
-        );
+        eventually(PATIENCE, "a silent connection stays open", || {
+            matches!(
+                net::recv(connection, &mut byte[..], RecvFlags::DONTWAIT),
+                Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET)
+            )
+        });
     }
 }
