@@ -78,8 +78,6 @@ type Remembered = (CUstream, CUcontext, u64, Arc<State>);
 thread_local! {
     /// The last look-ups of this thread, by a few bits of the handle.
     static RECENT: RefCell<[Option<Remembered>; 8]> = const { RefCell::new([const { None }; 8]) };
-    /// This thread's default streams, by context.
-    static OWN: RefCell<Vec<(CUcontext, CUstream)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The state of a stream as the program names it.
@@ -159,11 +157,13 @@ fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
     if ctx.is_null() {
         return Err(CUresult::INVALID_CONTEXT);
     }
-    let known = OWN.with_borrow(|own| {
-        own.iter()
+    let known = thread::with(|thread| {
+        let own = thread.own_streams.borrow();
+        Ok(own
+            .iter()
             .find(|(of, _)| *of == ctx)
-            .map(|(_, stream)| *stream)
-    });
+            .map(|(_, stream)| *stream))
+    })?;
     if let Some(stream) = known {
         let key = (CUcontext::NULL, stream);
         if STREAMS
@@ -173,11 +173,46 @@ fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
         {
             return Ok(stream);
         }
-        OWN.with_borrow_mut(|own| own.retain(|(of, _)| *of != ctx));
     }
     let stream = create(client, 0, None)?;
-    OWN.with_borrow_mut(|own| own.push((ctx, stream)));
-    Ok(stream)
+    thread::with(|thread| {
+        let mut own = thread.own_streams.borrow_mut();
+        own.retain(|(of, _)| *of != ctx);
+        own.push((ctx, stream));
+        Ok(stream)
+    })
+}
+
+/// Destroys the default streams of a thread that is ending.
+///
+/// # Errors
+/// `DEVICE_UNAVAILABLE` when the worker is gone.
+pub fn end_own(
+    client: &Client,
+    lane: &Lane,
+    own: &[(CUcontext, CUstream)],
+) -> Result<(), CUresult> {
+    for (_, stream) in own {
+        let key = (CUcontext::NULL, *stream);
+        if STREAMS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key)
+            .is_some()
+        {
+            GENERATION.fetch_add(1, Ordering::Release);
+            let args = wire::cuStreamDestroy_v2::Args {
+                stream: Word::of(*stream),
+            };
+            client.notify(
+                lane.index,
+                lane.slot,
+                number::cuStreamDestroy_v2,
+                args.as_bytes(),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Never-reused id of a stream.
@@ -438,6 +473,38 @@ fn blocking_streams(ctx: CUcontext) -> bool {
     streams.values().any(|state| {
         state.ctx == ctx && !state.is_legacy() && state.flags & CU_STREAM_NON_BLOCKING == 0
     })
+}
+
+/// Slots by which a stamp may lag behind the ring's head before it is noted on its stream: more than
+/// the ring has, since an unpublished record stops the ring.
+const NOTE_LAG: u32 = 1 << 20;
+
+/// Brings the stamps of all streams close to `now`, the ring's head: idle streams jump there, busy
+/// ones get their word written. See [`Client::send_noted`].
+pub fn bring_up_to_date(client: &Client, now: u32) {
+    let base = now.wrapping_sub(NOTE_LAG);
+    let streams: Vec<_> = {
+        let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().cloned().collect()
+    };
+    for state in streams {
+        let written = state.word == 0
+            || reached(
+                client.word(state.word),
+                state.flushed.load(Ordering::Acquire),
+            );
+        if state.is_idle(client) && written {
+            for stamp in [&state.last, &state.flushed, &state.done] {
+                advance(stamp, base);
+            }
+            if state.word != 0 && !reached(client.word(state.word), base) {
+                client.set_word(state.word, base);
+            }
+        } else if state.may_use_word(client) {
+            // A failure shows at the next wait.
+            let _ = state.flush(client);
+        }
+    }
 }
 
 /// When a staged block may be used again.
