@@ -234,7 +234,7 @@ impl Places {
     fn pointer<T>(&self, lane: usize, offset: u32) -> Option<*mut u8> {
         let at = *self.at.get(lane)?;
         let fits = offset as usize + size_of::<T>() <= self.bytes as usize
-            && offset as usize % size_of::<T>() == 0;
+            && (offset as usize).is_multiple_of(size_of::<T>());
         (fits && !at.is_null()).then(|| at.wrapping_add(offset as usize))
     }
 
@@ -302,17 +302,17 @@ impl Cx<'_> {
                         bits |= *a;
                     }
                 }
-                if high < SHARED_BASE && bits & u64::from(bytes - 1) == 0 {
-                    if let Some(range) = self.range(low) {
-                        if range.end - high.min(range.end) >= u64::from(bytes) {
-                            for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
-                                if mask >> lane & 1 != 0 {
-                                    *p = std::ptr::with_exposed_provenance_mut(*a as usize);
-                                }
-                            }
-                            return Ok(out);
+                if high < SHARED_BASE
+                    && bits & u64::from(bytes - 1) == 0
+                    && let Some(range) = self.range(low)
+                    && range.end - high.min(range.end) >= u64::from(bytes)
+                {
+                    for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
+                        if mask >> lane & 1 != 0 {
+                            *p = std::ptr::with_exposed_provenance_mut(*a as usize);
                         }
                     }
+                    return Ok(out);
                 }
                 for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
                     if mask >> lane & 1 != 0 {
