@@ -16,6 +16,7 @@ use crate::work::Work;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use vgpu_protocol::cuda::{CU_STREAM_NON_BLOCKING, CUlaunchAttributeValue, CUresult, CUstream};
 
@@ -198,7 +199,7 @@ impl Stream {
         loop {
             let order = context.streams.lock();
             let mut queue = self.queue.lock();
-            if queue.closed {
+            if queue.closed || self.core.cancel.load(Ordering::Relaxed) {
                 return Err(CUresult::CONTEXT_IS_DESTROYED);
             }
             if queue.submitted - queue.completed >= CAPACITY {
