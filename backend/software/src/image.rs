@@ -30,11 +30,13 @@ pub(crate) unsafe fn read(image: *const c_void) -> Outcome<Vec<u8>> {
     if bytes.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // SAFETY: the image begins with four bytes that match, or is text that ends where they do not;
-    // each byte is looked at only after those before it matched.
     let begins = |magic: [u8; 4]| {
         let mut places = magic.into_iter().enumerate();
-        places.all(|(at, byte)| unsafe { bytes.add(at).read() } == byte)
+        places.all(|(at, byte)| {
+            // SAFETY: the image has all four bytes, or is text that ends where they do not match:
+            // each byte is looked at only after those before it matched.
+            unsafe { bytes.add(at).read() == byte }
+        })
     };
     if begins(WRAPPER) {
         // SAFETY: a wrapper is longer than this, and points to a fatbin.

@@ -240,10 +240,10 @@ impl Stream {
     /// Marks that have to be reached before the stream counts as idle. For the legacy default
     /// stream those are the blocking streams', too.
     pub(crate) fn outstanding(self: &Arc<Self>) -> Vec<Mark> {
-        if self.role == Role::Legacy {
-            if let Some(context) = self.context.upgrade() {
-                return context.marks(|stream| stream.role != Role::NonBlocking);
-            }
+        if self.role == Role::Legacy
+            && let Some(context) = self.context.upgrade()
+        {
+            return context.marks(|stream| stream.role != Role::NonBlocking);
         }
         Mark::pending(self).into_iter().collect()
     }

@@ -46,7 +46,7 @@ entries! {
     ready fn cuMemAllocAsync(out dptr: CUdeviceptr, val bytes: usize, val stream: CUstream) {
         dptr.require()?;
         let (_, stream) = stream::get(stream)?;
-        dptr.put(allocate(&*pool::current(), bytes, &stream)?)
+        dptr.put(allocate(&pool::current(), bytes, &stream)?)
     }
 
     ready fn cuMemAllocFromPoolAsync(

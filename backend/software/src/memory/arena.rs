@@ -105,18 +105,19 @@ impl Arena {
         }
         scrub(block.taken, block.length);
         let (mut start, mut length) = (block.taken, block.length);
-        if let Some((&before, &before_length)) = self.free.range(..start).next_back() {
-            if before + before_length == start && !self.chunks.contains_key(&start) {
-                self.free.remove(&before);
-                start = before;
-                length += before_length;
-            }
+        if let Some((&before, &before_length)) = self.free.range(..start).next_back()
+            && before + before_length == start
+            && !self.chunks.contains_key(&start)
+        {
+            self.free.remove(&before);
+            start = before;
+            length += before_length;
         }
         let end = start + length;
-        if !self.chunks.contains_key(&end) {
-            if let Some(after) = self.free.remove(&end) {
-                length += after;
-            }
+        if !self.chunks.contains_key(&end)
+            && let Some(after) = self.free.remove(&end)
+        {
+            length += after;
         }
         self.free.insert(start, length);
     }
