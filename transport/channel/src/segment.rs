@@ -1,0 +1,366 @@
+//! Segments: sealed memory files, and the contiguous set of them that a channel maps.
+//!
+//! A segment is created, sized, preallocated and sealed by the privileged side and only then handed out. Seals against
+//! shrinking and growing make its size final, so no access within it can fault because the file got shorter. The peer
+//! may still punch holes; pages then read as zero.
+//!
+//! The shared part of the window is filled from its start without holes: first the control segment, then the heap
+//! segments in the order in which they were granted. So "is this range mapped?" is two comparisons.
+
+use core::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+
+use crate::shm::{self, OutOfRange, View};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::window::{Reservation, SHARED_BYTES, Window};
+
+/// Sizes and addresses of segments are multiples of this: 2 MiB, one huge page.
+pub const SEGMENT_ALIGN: u64 = 2 << 20;
+
+/// The largest single segment: 64 GiB.
+pub const SEGMENT_MAX: u64 = 64 << 30;
+
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// Why a segment could not be made, believed or mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// Not a positive multiple of 2 MiB, or beyond 64 GiB.
+    #[error("A segment cannot have {0} bytes")]
+    Size(u64),
+    /// The host has not enough memory (or memory files are limited).
+    #[error("Not enough memory for a segment of {0} bytes")]
+    NoMemory(u64),
+    /// A received file is not sealed against shrinking and growing.
+    #[error("A received memory file is not sealed")]
+    NotSealed,
+    /// A received file has another size than announced.
+    #[error("A received memory file has {actual} bytes instead of {announced}")]
+    WrongSize {
+        /// What the message said.
+        announced: u64,
+        /// What the file says.
+        actual: u64,
+    },
+    /// The address does not continue the segments mapped so far, or leaves the shared part of the window.
+    #[error("A segment cannot be placed at {0:#x}")]
+    Address(u64),
+    /// The system refused.
+    #[error("The system refused a memory file")]
+    System(#[source] io::Error),
+}
+
+fn classify(errno: Errno, len: u64) -> SegmentError {
+    match errno {
+        Errno::NOSPC | Errno::NOMEM | Errno::DQUOT | Errno::FBIG => SegmentError::NoMemory(len),
+        other => SegmentError::System(other.into()),
+    }
+}
+
+/// Whether to back a segment by huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// Try the host's pool of 2 MiB pages, and take ordinary pages when it is empty.
+    Try,
+    /// Ordinary pages (which the kernel may still merge).
+    Never,
+}
+
+/// A sealed memory file.
+#[derive(Debug)]
+pub struct SegmentFd {
+    fd: OwnedFd,
+    len: u64,
+    huge: bool,
+}
+
+impl SegmentFd {
+    /// Makes, sizes, preallocates and seals a memory file of `len` bytes. For the privileged side.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Size`], [`SegmentError::NoMemory`] or the system's refusal.
+    pub fn create(len: u64, pages: HugePages) -> Result<SegmentFd, SegmentError> {
+        check_size(len)?;
+        if pages == HugePages::Try
+            && let Ok(segment) =
+                Self::create_with(len, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true)
+        {
+            return Ok(segment);
+        }
+        Self::create_with(len, MemfdFlags::empty(), false)
+    }
+
+    fn create_with(len: u64, extra: MemfdFlags, huge: bool) -> Result<SegmentFd, SegmentError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | extra;
+        let fd = rustix::fs::memfd_create("vgpu-segment", flags).map_err(|e| classify(e, len))?;
+        rustix::fs::ftruncate(&fd, len).map_err(|e| classify(e, len))?;
+        // Without this a full host would show as a fault in the middle of a copy instead of an error here.
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len)
+            .map_err(|e| classify(e, len))?;
+        rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(|e| classify(e, len))?;
+        Ok(SegmentFd { fd, len, huge })
+    }
+
+    /// Takes over a memory file from the peer, after checking its size and seals.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Size`], [`SegmentError::NotSealed`], [`SegmentError::WrongSize`] or the system's refusal.
+    pub fn receive(fd: OwnedFd, len: u64) -> Result<SegmentFd, SegmentError> {
+        check_size(len)?;
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| SegmentError::NotSealed)?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(SegmentError::NotSealed);
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(|e| classify(e, len))?;
+        let actual = u64::try_from(stat.st_size).unwrap_or(0);
+        if actual != len {
+            return Err(SegmentError::WrongSize {
+                announced: len,
+                actual,
+            });
+        }
+        let huge = u64::try_from(stat.st_blksize).is_ok_and(|block| block >= SEGMENT_ALIGN);
+        Ok(SegmentFd { fd, len, huge })
+    }
+
+    /// Size in bytes, final.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it is backed by the pool of huge pages.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.huge
+    }
+
+    /// Another descriptor of the same file.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, out of descriptors as a rule.
+    pub fn try_clone(&self) -> io::Result<SegmentFd> {
+        Ok(SegmentFd {
+            fd: self.fd.try_clone()?,
+            len: self.len,
+            huge: self.huge,
+        })
+    }
+}
+
+impl AsFd for SegmentFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn check_size(len: u64) -> Result<(), SegmentError> {
+    if len == 0 || len % SEGMENT_ALIGN != 0 || len > SEGMENT_MAX {
+        Err(SegmentError::Size(len))
+    } else {
+        Ok(())
+    }
+}
+
+/// One mapped segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First address, the same in both processes.
+    pub address: u64,
+    /// Size in bytes.
+    pub len: u64,
+}
+
+/// Which side maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The guest process: maps are not inherited by forked children.
+    Client,
+    /// The worker.
+    Server,
+    /// Both sides in one process, which share one set: a segment that the other side already mapped is taken as it is.
+    Both,
+}
+
+/// The segments of one channel, mapped one behind the other from the start of the window's shared part.
+pub struct Segments {
+    reservation: Reservation,
+    side: Side,
+    /// First address behind the last mapped segment; grows only.
+    end: AtomicU64,
+    list: Mutex<Vec<Segment>>,
+}
+
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segments")
+            .field("side", &self.side)
+            .field("end", &self.end())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Segments {
+    /// An empty set in the window held by `reservation`.
+    #[must_use]
+    pub fn new(reservation: Reservation, side: Side) -> Arc<Segments> {
+        let end = AtomicU64::new(reservation.window().high);
+        Arc::new(Segments {
+            reservation,
+            side,
+            end,
+            list: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The window they lie in.
+    #[must_use]
+    pub fn window(&self) -> &Window {
+        self.reservation.window()
+    }
+
+    /// The reservation they are mapped in.
+    #[must_use]
+    pub fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
+    /// First address behind the last segment: where the next one goes.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        // SYNC POINT (segments), pairs with `append`: what is seen as mapped is mapped.
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// The segments mapped so far, ascending.
+    #[must_use]
+    pub fn list(&self) -> Vec<Segment> {
+        lock(&self.list).clone()
+    }
+
+    /// Maps `segment` at `address`, which must be [`Segments::end`].
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Address`], or the system's refusal (too many maps, say).
+    pub fn append(&self, address: u64, segment: &SegmentFd) -> Result<Segment, SegmentError> {
+        let mut list = lock(&self.list);
+        let asked = Segment {
+            address,
+            len: segment.len,
+        };
+        if self.side == Side::Both && list.contains(&asked) {
+            return Ok(asked);
+        }
+        let limit = self.window().high + SHARED_BYTES;
+        if address != self.end.load(Ordering::Relaxed) || limit - address < segment.len {
+            return Err(SegmentError::Address(address));
+        }
+        self.reservation
+            .high()
+            .map_shared(
+                address,
+                segment.len,
+                segment.as_fd(),
+                self.side == Side::Client,
+            )
+            .map_err(SegmentError::System)?;
+        list.push(asked);
+        // SYNC POINT (segments).
+        self.end.store(address + segment.len, Ordering::Release);
+        Ok(asked)
+    }
+
+    /// Whether all of `address .. address + len` is mapped (`len` 0 asks for the address alone to lie inside or at the
+    /// end).
+    #[must_use]
+    #[inline]
+    pub fn contains(&self, address: u64, len: u64) -> bool {
+        address >= self.window().high
+            && address
+                .checked_add(len)
+                .is_some_and(|end| end <= self.end())
+    }
+
+    /// A checked view of a mapped range.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`] when part of it is not mapped.
+    pub fn view(self: &Arc<Self>, address: u64, len: u64) -> Result<View, OutOfRange> {
+        let outside = OutOfRange { at: address, len };
+        let size = usize::try_from(len).map_err(|_| outside)?;
+        if !self.contains(address, len) {
+            return Err(outside);
+        }
+        let keep: Arc<Segments> = Arc::clone(self);
+        // SAFETY: the range is mapped, stays so until this set is dropped (segments are only ever added), and no
+        // reference to it exists: all access goes through views.
+        Ok(unsafe { View::new(address as *mut u8, size, keep) })
+    }
+
+    fn check(&self, address: u64, len: usize) -> Result<(), OutOfRange> {
+        if self.contains(address, len as u64) {
+            Ok(())
+        } else {
+            Err(OutOfRange {
+                at: address,
+                len: len as u64,
+            })
+        }
+    }
+
+    /// Copies bytes out of the segments, once.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`] when part of the range is not mapped; nothing is copied then.
+    #[inline]
+    pub fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), OutOfRange> {
+        self.check(address, into.len())?;
+        // SAFETY: `check` proved that the source is mapped; `into` is private memory, which never lies in segments.
+        unsafe { shm::copy_bytes(into.as_mut_ptr(), address as *const u8, into.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes into the segments.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`] when part of the range is not mapped; nothing is copied then.
+    #[inline]
+    pub fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), OutOfRange> {
+        self.check(address, from.len())?;
+        // SAFETY: `check` proved that the destination is mapped; `from` is private memory.
+        unsafe { shm::copy_bytes(address as *mut u8, from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    /// The 32-bit control word at `address`, which must be a multiple of 4.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`] when it is misaligned or not mapped.
+    #[inline]
+    pub fn word(&self, address: u64) -> Result<&AtomicU32, OutOfRange> {
+        self.check(address, 4)?;
+        if address % 4 != 0 {
+            return Err(OutOfRange {
+                at: address,
+                len: 4,
+            });
+        }
+        // SAFETY: mapped as long as `self`, aligned, and only accessed atomically or by the copy routine.
+        Ok(unsafe { AtomicU32::from_ptr(address as *mut u32) })
+    }
+}

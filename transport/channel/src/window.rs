@@ -1,0 +1,408 @@
+//! Windows: the fixed list of address ranges that shared and device memory lies in, the same in both processes.
+//!
+//! A window is a pair of ranges. The *high* one starts with the *shared part* (segments of the channel, mapped by both
+//! sides); the rest of it is the *driver part*, where the worker's driver is led to place its allocations. The *low* one
+//! covers the addresses that drivers choose by themselves whatever the rest looks like (stream-ordered pools, address
+//! reservations). The client holds both ranges without memory behind them, so no pointer of the program can equal one
+//! of the worker's; the worker holds only the shared part.
+//!
+//! High ranges stay below `0x5000_0000_0000`, where position-independent programs and the kernel's own choice for maps
+//! begin. Low ranges stay between 8 GiB and 512 GiB, below the heap of Go programs (`0xc0_0000_0000`).
+
+use std::fs;
+use std::io;
+
+use crate::shm::{self, Reserved};
+
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Bytes at the start of each high range that hold the channel's segments.
+pub const SHARED_BYTES: u64 = TIB;
+
+/// Bytes left free below the main thread's stack when address space is filled.
+const STACK_ROOM: u64 = GIB;
+
+/// Bytes left free above the `brk` heap when address space is filled, where that does not attract the driver.
+const HEAP_ROOM: u64 = 64 << 20;
+
+/// One entry of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Index in [`WINDOWS`]; this number goes over the wire and is permanent.
+    pub index: u32,
+    /// First address of the high range, and of the shared part.
+    pub high: u64,
+    /// Bytes of the high range.
+    pub high_len: u64,
+    /// First address of the low range.
+    pub low: u64,
+    /// Bytes of the low range.
+    pub low_len: u64,
+}
+
+const fn window(index: u32, high: u64, low_len: u64) -> Window {
+    Window {
+        index,
+        high,
+        high_len: 8 * TIB,
+        low: 8 * GIB,
+        low_len,
+    }
+}
+
+/// The list, in the order in which a client tries it.
+///
+/// The last entry has a shorter low range for programs that already use the space above 192 GiB; it still covers both
+/// places where drivers were seen to allocate (`0x3_0200_0000`, `0x2a_9a00_0000`).
+pub static WINDOWS: [Window; 4] = [
+    window(0, 0x4000_0000_0000, 504 * GIB),
+    window(1, 0x3000_0000_0000, 504 * GIB),
+    window(2, 0x2000_0000_0000, 504 * GIB),
+    window(3, 0x4000_0000_0000, 184 * GIB),
+];
+
+/// What an address is, by its value alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the shared part: memory of the channel's segments.
+    Shared,
+    /// In the driver part of the high range.
+    Driver,
+    /// In the low range, which also belongs to the driver.
+    Low,
+    /// Not in the window: the program's own.
+    Outside,
+}
+
+impl Window {
+    /// The window with this index.
+    #[must_use]
+    pub fn by_index(index: u32) -> Option<&'static Window> {
+        WINDOWS.get(usize::try_from(index).ok()?)
+    }
+
+    /// What `address` is.
+    #[must_use]
+    #[inline]
+    pub const fn classify(&self, address: u64) -> Place {
+        let high = address.wrapping_sub(self.high);
+        if high < SHARED_BYTES {
+            Place::Shared
+        } else if high < self.high_len {
+            Place::Driver
+        } else if address.wrapping_sub(self.low) < self.low_len {
+            Place::Low
+        } else {
+            Place::Outside
+        }
+    }
+
+    /// First address of the driver part.
+    #[must_use]
+    pub const fn driver(&self) -> u64 {
+        self.high + SHARED_BYTES
+    }
+
+    /// First address behind the high range.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.high + self.high_len
+    }
+}
+
+/// Why no window could be held.
+#[derive(Debug, thiserror::Error)]
+pub enum WindowError {
+    /// The index names no window.
+    #[error("There is no address window {0}")]
+    Unknown(u32),
+    /// Every window of the list overlaps something this process already mapped.
+    #[error("Every address window is already in use by this program")]
+    AllTaken,
+    /// This window overlaps something already mapped.
+    #[error("Address window {0} is already in use by this program")]
+    Taken(u32),
+    /// The system refused.
+    #[error("The system refused to reserve address space")]
+    System(#[source] io::Error),
+    /// The driver's allocations would still be placed outside the driver part.
+    #[error("New maps still go to {0:#x}, outside the driver part of the window")]
+    NotSteered(u64),
+}
+
+/// A window held by this process; given back on drop.
+#[derive(Debug)]
+pub struct Reservation {
+    window: Window,
+    high: Reserved,
+    _low: Option<Reserved>,
+}
+
+impl Reservation {
+    /// Holds the first window of the list that is free, both ranges whole. For the client.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError::AllTaken`] or the system's refusal.
+    pub fn for_client() -> Result<Reservation, WindowError> {
+        for window in &WINDOWS {
+            match Self::whole(window) {
+                Err(WindowError::Taken(_)) => {}
+                other => return other,
+            }
+        }
+        Err(WindowError::AllTaken)
+    }
+
+    /// Holds both ranges of one window. For a client that must use this one.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError::Unknown`], [`WindowError::Taken`] or the system's refusal.
+    pub fn for_client_at(index: u32) -> Result<Reservation, WindowError> {
+        Self::whole(Window::by_index(index).ok_or(WindowError::Unknown(index))?)
+    }
+
+    fn whole(window: &Window) -> Result<Reservation, WindowError> {
+        let high = Self::take(window, window.high, window.high_len)?;
+        let low = Self::take(window, window.low, window.low_len)?;
+        Ok(Reservation {
+            window: *window,
+            high,
+            _low: Some(low),
+        })
+    }
+
+    /// Holds the shared part of the window that the client chose. For the worker.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError::Unknown`], [`WindowError::Taken`] or the system's refusal.
+    pub fn for_server(index: u32) -> Result<Reservation, WindowError> {
+        let window = Window::by_index(index).ok_or(WindowError::Unknown(index))?;
+        let high = Self::take(window, window.high, SHARED_BYTES)?;
+        Ok(Reservation {
+            window: *window,
+            high,
+            _low: None,
+        })
+    }
+
+    /// Holds 1 TiB anywhere that is free, for both sides in one process. It is no entry of the list.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError::AllTaken`] when 31 of them are held, or the system's refusal.
+    pub(crate) fn for_loopback() -> Result<Reservation, WindowError> {
+        for high in (1..32).map(|slot| slot * TIB) {
+            let window = Window {
+                index: u32::MAX,
+                high,
+                high_len: SHARED_BYTES,
+                low: 0,
+                low_len: 0,
+            };
+            match Self::take(&window, window.high, window.high_len) {
+                Ok(high) => {
+                    return Ok(Reservation {
+                        window,
+                        high,
+                        _low: None,
+                    });
+                }
+                Err(WindowError::Taken(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(WindowError::AllTaken)
+    }
+
+    fn take(window: &Window, start: u64, len: u64) -> Result<Reserved, WindowError> {
+        Reserved::exactly(start, len).map_err(|error| {
+            if error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error()) {
+                WindowError::Taken(window.index)
+            } else {
+                WindowError::System(error)
+            }
+        })
+    }
+
+    /// The window held.
+    #[must_use]
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// The address space of the high range (client) or of its shared part (worker).
+    pub(crate) fn high(&self) -> &Reserved {
+        &self.high
+    }
+
+    /// Makes the kernel place every further map that names no address in the driver part.
+    ///
+    /// The kernel takes the highest free place below its own base (or, with an unlimited stack, the lowest above it).
+    /// So the free space above the window is filled, except 1 GiB below the stack and 64 MiB above the `brk` heap; what
+    /// of that still attracts maps is filled too. A `brk` heap that cannot grow is no loss: `malloc` then maps instead.
+    /// Filled space stays filled for the life of the process, and costs no memory.
+    ///
+    /// To be called by the worker before the driver is initialised, best while it has a single thread.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError::NotSteered`] when maps still go elsewhere, or the system's refusal.
+    pub fn steer_driver(&self) -> Result<(), WindowError> {
+        steer(&self.window)
+    }
+}
+
+/// A free range of this process's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    start: u64,
+    end: u64,
+    /// The map below is the `brk` heap.
+    above_heap: bool,
+    /// The map above is the main stack.
+    below_stack: bool,
+}
+
+/// The free ranges between `from` and `to`, read from the text of `/proc/self/maps`.
+fn gaps(maps: &str, from: u64, to: u64) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut start = from;
+    let mut above_heap = false;
+    for line in maps.lines() {
+        let Some((range, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((low, high)) = range.split_once('-') else {
+            continue;
+        };
+        let (Ok(low), Ok(high)) = (u64::from_str_radix(low, 16), u64::from_str_radix(high, 16))
+        else {
+            continue;
+        };
+        if low >= to {
+            let below_stack = rest.ends_with("[stack]");
+            if start < to {
+                gaps.push(Gap {
+                    start,
+                    end: to,
+                    above_heap,
+                    below_stack,
+                });
+            }
+            return gaps;
+        }
+        if low > start {
+            gaps.push(Gap {
+                start,
+                end: low,
+                above_heap,
+                below_stack: rest.ends_with("[stack]"),
+            });
+        }
+        if high > start {
+            start = high;
+            above_heap = rest.ends_with("[heap]");
+        }
+    }
+    if start < to {
+        gaps.push(Gap {
+            start,
+            end: to,
+            above_heap,
+            below_stack: false,
+        });
+    }
+    gaps
+}
+
+/// Where user addresses end without five-level paging.
+const USER_END: u64 = 0x7fff_ffff_f000;
+
+fn fill(start: u64, end: u64) -> Result<(), WindowError> {
+    if end <= start {
+        return Ok(());
+    }
+    match Reserved::exactly(start, end - start) {
+        Ok(reserved) => {
+            reserved.leak();
+            Ok(())
+        }
+        // Another thread mapped something there meanwhile; the next round of `steer` sees it.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
+            Ok(())
+        }
+        Err(error) => Err(WindowError::System(error)),
+    }
+}
+
+fn read_maps() -> Result<String, WindowError> {
+    fs::read_to_string("/proc/self/maps").map_err(WindowError::System)
+}
+
+fn steer(window: &Window) -> Result<(), WindowError> {
+    for gap in gaps(&read_maps()?, window.end(), USER_END) {
+        let start = if gap.above_heap {
+            gap.start.saturating_add(HEAP_ROOM)
+        } else {
+            gap.start
+        };
+        let end = if gap.below_stack {
+            gap.end.saturating_sub(STACK_ROOM)
+        } else {
+            gap.end
+        };
+        fill(start, end)?;
+    }
+    let mut landed = 0;
+    // Large maps see only large gaps, small ones every gap: each size is tried until it goes where it should.
+    for size in [64 * GIB, GIB, 32 << 20, 2 << 20, 4096] {
+        for round in 0.. {
+            landed = shm::probe_placement(size).map_err(WindowError::System)?;
+            if window.classify(landed) == Place::Driver {
+                break;
+            }
+            if round == 64 || window.classify(landed) == Place::Low {
+                return Err(WindowError::NotSteered(landed));
+            }
+            let all = gaps(&read_maps()?, 0x1_0000, USER_END);
+            let Some(gap) = all
+                .iter()
+                .find(|gap| (gap.start..gap.end).contains(&landed))
+            else {
+                continue;
+            };
+            // The low range must stay free for the driver.
+            let start = if gap.start < window.low + window.low_len && gap.end > window.low {
+                gap.start.max(window.low + window.low_len)
+            } else {
+                gap.start
+            };
+            // The stack keeps what it may still need whatever the kernel prefers; limits beyond that are unusual.
+            let end = if gap.below_stack {
+                gap.end.saturating_sub(HEAP_ROOM)
+            } else {
+                gap.end
+            };
+            let (start, end) = if start < window.end() && end > window.driver() {
+                // One gap reaches across the driver part: fill only what lies on the side that attracts maps.
+                if landed < window.driver() {
+                    (start, window.driver())
+                } else {
+                    (window.end(), end)
+                }
+            } else {
+                (start, end)
+            };
+            fill(start, end)?;
+        }
+    }
+    if window.classify(landed) == Place::Driver {
+        Ok(())
+    } else {
+        Err(WindowError::NotSteered(landed))
+    }
+}
