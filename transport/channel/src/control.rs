@@ -104,7 +104,7 @@ pub struct Area {
 impl Area {
     fn within(self, size: u64, align: u64) -> bool {
         self.offset >= HEADER_PAGE
-            && self.offset % align == 0
+            && self.offset.is_multiple_of(align)
             && self
                 .offset
                 .checked_add(self.len)
@@ -269,7 +269,7 @@ impl Header {
         ];
         let slots = self.ring.len / SLOT_BYTES as u64;
         let sizes_fit = self.size == size
-            && self.ring.len % SLOT_BYTES as u64 == 0
+            && self.ring.len.is_multiple_of(SLOT_BYTES as u64)
             && slots.is_power_of_two()
             && (MIN_SLOTS..=MAX_SLOTS).contains(&slots)
             && self.callbacks.len == CALLBACK_ENTRIES * CALLBACK_ENTRY_BYTES

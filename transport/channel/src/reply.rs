@@ -56,7 +56,7 @@ impl<'a> ReplySlot<'a> {
     ///
     /// [`ReplyError::Address`] when it is not aligned to 64 bytes or not all of it is mapped.
     pub fn at(segments: &'a Segments, address: u64) -> Result<ReplySlot<'a>, ReplyError> {
-        if address % SLOT_ALIGN != 0 || !segments.contains(address, SLOT_BYTES) {
+        if !address.is_multiple_of(SLOT_ALIGN) || !segments.contains(address, SLOT_BYTES) {
             return Err(ReplyError::Address(address));
         }
         Ok(ReplySlot { segments, address })

@@ -560,3 +560,6 @@ impl<M: RingMemory> Consumer<M> {
         &self.memory
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

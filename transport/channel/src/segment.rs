@@ -165,7 +165,7 @@ impl AsFd for SegmentFd {
 }
 
 fn check_size(len: u64) -> Result<(), SegmentError> {
-    if len == 0 || len % SEGMENT_ALIGN != 0 || len > SEGMENT_MAX {
+    if len == 0 || !len.is_multiple_of(SEGMENT_ALIGN) || len > SEGMENT_MAX {
         Err(SegmentError::Size(len))
     } else {
         Ok(())
@@ -354,7 +354,7 @@ impl Segments {
     #[inline]
     pub fn word(&self, address: u64) -> Result<&AtomicU32, OutOfRange> {
         self.check(address, 4)?;
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(OutOfRange {
                 at: address,
                 len: 4,

@@ -139,7 +139,7 @@ impl View {
     #[must_use]
     pub fn u32(&self, offset: usize) -> Option<&AtomicU32> {
         let at = self.check(offset, 4).ok()?;
-        if at as usize % 4 != 0 {
+        if !(at as usize).is_multiple_of(4) {
             return None;
         }
         // SAFETY: in range, aligned, mapped as long as `self`, and only accessed atomically or by the copy routine.
@@ -150,7 +150,7 @@ impl View {
     #[must_use]
     pub fn u64(&self, offset: usize) -> Option<&AtomicU64> {
         let at = self.check(offset, 8).ok()?;
-        if at as usize % 8 != 0 {
+        if !(at as usize).is_multiple_of(8) {
             return None;
         }
         // SAFETY: in range, aligned, mapped as long as `self`, and only accessed atomically or by the copy routine.

@@ -6,6 +6,41 @@
 //! out below, followed by their bytes.
 //!
 //! All integers are little-endian; hosts and guests are little-endian (asserted).
+//!
+//! # Payloads that are not the generated `Args` and `Reply`
+//!
+//! | call | request | reply |
+//! |---|---|---|
+//! | `cuModuleLoadDataEx`, `cuLibraryLoadData`, `cuLinkCreate_v2` | [`LoadImage`], [`JitOption`]s | [`LoadReply`] |
+//! | `cuLinkAddData_v2` | [`Lookup`] (the link state), [`LoadImage`], [`JitOption`]s, name | [`LoadReply`] |
+//! | `cuLinkComplete` | [`ListRequest`]: `object` the link state, `out` room for the image or empty | [`ListReply`]: bytes of the image |
+//! | `cuLinkDestroy` | [`Lookup`] | |
+//! | `cuModuleGetFunction`, `cuLibraryGetKernel` | [`Lookup`], name | [`FunctionReply`], [`Param`]s |
+//! | `cuKernelGetFunction` | `Args` | [`FunctionReply`], [`Param`]s |
+//! | `cuModuleGetGlobal_v2`, `cuLibraryGetGlobal`, `cuLibraryGetManaged` | [`Lookup`], name | [`GlobalReply`] |
+//! | `cuModuleEnumerateFunctions`, `cuLibraryEnumerateKernels`, `cuGraphGetNodes`, `cuGraphGetRootNodes` | [`ListRequest`] | [`ListReply`] |
+//! | `cuGraphGetEdges` | [`ListRequest`]: `out` the sources, `extra` the address of as many targets | [`ListReply`] |
+//! | `cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags` | [`AttributeRequest`]: `attribute` flags, `len` 1 for a kernel, `value` block size, dynamic shared memory | [`AttributeReply`]: blocks |
+//! | `cuOccupancyAvailableDynamicSMemPerBlock` | [`AttributeRequest`]: `len` 1 for a kernel, `value` blocks, block size | [`AttributeReply`]: bytes |
+//! | `cuOccupancyMaxActiveClusters`, `cuOccupancyMaxPotentialClusterSize` | [`Launch`], attributes | [`AttributeReply`]: the number |
+//! | `cuLaunchKernel`, `cuLaunchKernelEx`, `cuLaunchCooperativeKernel` | [`Launch`], attributes, parameters | [`LaunchReply`] |
+//! | `cuLaunchHostFunc`, `cuStreamAddCallback` | [`HostFunc`] | |
+//! | `cuMemcpyHtoDAsync_v2` | [`CopyIn`], bytes if inline | |
+//! | `cuMemcpyDtoHAsync_v2` | [`CopyOut`] | |
+//! | `cuMemcpy3DAsync_v2` | the struct, the stream | |
+//! | `cuMemPoolCreate` | the properties | `Reply` |
+//! | `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute` | [`AttributeRequest`] | [`AttributeReply`] |
+//! | `cuMemPoolSetAccess` | [`AttributeRequest`]: `attribute` the count; access descriptors | |
+//! | `cuMemPoolGetAccess` | [`AttributeRequest`]: `value` the location | [`AttributeReply`]: flags |
+//! | `cuMemSetAccess` | `Args`, access descriptors | |
+//! | `cuStreamGetAttribute`, `cuStreamSetAttribute` | [`AttributeRequest`] | [`AttributeReply`] |
+//! | `cuStreamGetCaptureInfo_v2` | [`ListRequest`]: `object` the stream, `out` room for dependencies | [`AttributeReply`]: status, id, graph, dependencies there are |
+//! | `cuGraphInstantiateWithParams` | `Args`, the parameters | `Reply`, the parameters |
+//! | `cuGraphExecUpdate_v2` | `Args` | [`AttributeReply`]: result code, then the info's three words; the call's own status is success |
+//! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
+//! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
+//! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
+//! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`], parameters |
 
 use crate::cuda::Scalar;
 use core::mem::size_of;
@@ -417,6 +452,12 @@ pub const RECORD_FLUSH: u16 = 1;
 /// Record flag: the caller waits on the reply slot. Without it the record is posted: a failure is
 /// latched in the reply slot.
 pub const RECORD_REPLY: u16 = 2;
+
+/// Record flag: the payload is one [`Blob`], and the real payload is what lies there. So payloads
+/// beyond 512 bytes do not lengthen the time between reserving and publishing (`semantics.md` 13).
+/// The blob is copied once, before anything is parsed, and belongs to the client again as soon as
+/// the record is answered.
+pub const RECORD_BLOB: u16 = 1 << 4;
 
 /// Record flags: the posting thread's capture mode (`CU_STREAM_CAPTURE_MODE_*`) sits in two bits
 /// from here.

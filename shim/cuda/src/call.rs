@@ -1,0 +1,202 @@
+//! How a call travels: records into the ring, answers out of the calling thread's reply slot.
+//!
+//! * [`call`] sends and waits for the answer.
+//! * [`post`] sends a stream command and returns at once; its failure is delivered by a later
+//!   launch, copy or synchronisation of the same thread (`semantics.md` 11). Posts turn into calls
+//!   while a capture is active (errors are immediate there), under `VGPU_SYNC` and under
+//!   `CUDA_LAUNCH_BLOCKING`.
+
+use crate::client::Client;
+use crate::stream::State;
+use crate::thread::{self, Lane, Thread};
+use vgpu_protocol::cuda::CUresult;
+use vgpu_protocol::wire::{RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_REPLY};
+
+/// Bytes of payload that are copied between reserving and publishing a record, at most; what is
+/// longer goes through the heap first, because a producer that is descheduled in between stalls
+/// everyone (`semantics.md` 13).
+pub const INLINE_BYTES: usize = 512;
+
+/// Sends a call and waits for the answer, which must have at least `reply.len()` bytes.
+///
+/// # Errors
+/// The worker's result code; the sticky error, if one has struck; `NOT_PERMITTED` inside a host
+/// function; `DEVICE_UNAVAILABLE` when the worker is gone.
+pub fn call(client: &Client, number: u16, parts: &[&[u8]], reply: &mut [u8]) -> Result<(), CUresult> {
+    let len = call_variable(client, number, parts, reply)?;
+    if len < reply.len() {
+        return Err(CUresult::UNKNOWN);
+    }
+    Ok(())
+}
+
+/// As [`call`], for answers of variable length: fills the front of `reply` and gives the length.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_variable(
+    client: &Client,
+    number: u16,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<usize, CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = thread.lane(client)?;
+        ask(client, thread, lane, number, 0, parts, reply).map(|(len, _)| len)
+    })
+}
+
+/// Sends a call and waits; also gives the record's stamp.
+fn ask(
+    client: &Client,
+    thread: &Thread,
+    lane: &Lane,
+    number: u16,
+    flags: u16,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<(usize, u32), CUresult> {
+    // 0 means that no reply is wanted.
+    let sequence = match lane.sequence.get().wrapping_add(1) {
+        0 => 1,
+        next => next,
+    };
+    lane.sequence.set(sequence);
+    let stamp = client.send(
+        &header(thread, lane, number, flags | RECORD_REPLY, sequence),
+        parts,
+    )?;
+    let (status, len) = client.wait_reply(lane.slot, sequence, reply)?;
+    CUresult(status).ok()?;
+    Ok((len, stamp))
+}
+
+fn header(
+    thread: &Thread,
+    lane: &Lane,
+    number: u16,
+    flags: u16,
+    sequence: u32,
+) -> vgpu_channel::ring::RecordHeader {
+    vgpu_channel::ring::RecordHeader {
+        call: number,
+        flags: flags | (thread.capture_mode.get() as u16) << RECORD_CAPTURE_MODE_SHIFT,
+        thread: lane.index,
+        reply_sequence: sequence,
+        reply_address: lane.slot,
+        scope: thread.current.get().0,
+    }
+}
+
+/// What stands in the way of any call.
+fn permitted(client: &Client, thread: &Thread) -> Result<(), CUresult> {
+    if thread.in_callback.get() {
+        return Err(CUresult::NOT_PERMITTED);
+    }
+    client.sticky()
+}
+
+/// Delivers what earlier posts of this thread left behind: a sticky error stays, a latched one is
+/// taken.
+///
+/// # Errors
+/// That error.
+pub fn deliver(client: &Client) -> Result<(), CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = thread.lane(client)?;
+        client.take_latched(lane.slot)
+    })
+}
+
+/// Whether a command's completion will be waited for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// Perhaps later.
+    Lazy,
+    /// Yes: have the stream's timeline word written right behind it.
+    Waited,
+}
+
+/// Sends a command of `stream` without waiting for it and gives its stamp on the stream's timeline.
+///
+/// # Errors
+/// Errors of earlier posts, delivered here; the command's own where it travels as a call.
+pub fn post(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    parts: &[&[u8]],
+    completion: Completion,
+) -> Result<u32, CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = thread.lane(client)?;
+        client.take_latched(lane.slot)?;
+        if client.posts_are_calls() {
+            let (_, stamp) = ask(client, thread, lane, number, 0, parts, &mut [])?;
+            stream.posted(stamp, false);
+            if client.synchronous() && !client.capturing() {
+                stream.real_sync(client, thread, lane)?;
+            }
+            return Ok(stamp);
+        }
+        let wanted = stream.make_room(client)? || completion == Completion::Waited;
+        match stream.word_address().filter(|_| wanted) {
+            Some(word) => {
+                let word = word.to_le_bytes();
+                let mut all: [&[u8]; MAX_PARTS] = [&[]; MAX_PARTS];
+                let count = parts.len().min(MAX_PARTS - 1);
+                all[..count].copy_from_slice(&parts[..count]);
+                all[count] = &word;
+                let stamp = client.send(&header(thread, lane, number, RECORD_FLUSH, 0), &all[..=count])?;
+                stream.posted(stamp, true);
+                Ok(stamp)
+            }
+            None => {
+                let stamp = client.send(&header(thread, lane, number, 0, 0), parts)?;
+                stream.posted(stamp, false);
+                Ok(stamp)
+            }
+        }
+    })
+}
+
+/// Pieces of a record's payload, the timeline word's address included.
+const MAX_PARTS: usize = 6;
+
+/// Sends a stream command as a call: its own error is the result, and it counts on the timeline.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_in_stream(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<u32, CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = thread.lane(client)?;
+        client.take_latched(lane.slot)?;
+        let (len, stamp) = ask(client, thread, lane, number, 0, parts, reply)?;
+        stream.posted(stamp, false);
+        if client.synchronous() && !client.capturing() {
+            stream.real_sync(client, thread, lane)?;
+        }
+        if len < reply.len() { Err(CUresult::UNKNOWN) } else { Ok(stamp) }
+    })
+}
+
+/// The part of a synchronisation that is the driver's own: a call on the thread's lane.
+pub(crate) fn real_call(
+    client: &Client,
+    thread: &Thread,
+    lane: &Lane,
+    number: u16,
+    payload: &[u8],
+) -> Result<(), CUresult> {
+    ask(client, thread, lane, number, 0, &[payload], &mut []).map(|_| ())
+}

@@ -1,0 +1,700 @@
+//! Streams and their timelines.
+//!
+//! Every stream has a *timeline word* in the shared heap. A command's *stamp* is the low half of
+//! its ring position; when the device has finished everything up to a flushed command, it writes
+//! that command's stamp to the word. So an idle stream is seen by one load, and waiting costs no
+//! host thread (`semantics.md` 4). The driver's own synchronisation is used where a word must not
+//! be: during captures, on the legacy stream while other blocking streams live, once device text
+//! has to be relayed, and for waits that last (`semantics.md` 3, 6, 8).
+
+use crate::call::{self, Completion};
+use crate::client::{self, Client};
+use crate::thread::{self, Lane, Thread};
+use crate::{context, write};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use vgpu_channel::timeline::{later, reached};
+use vgpu_protocol::cuda::*;
+use vgpu_protocol::number::{call as number, internal};
+use vgpu_protocol::wire::{self, Word};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Commands between two unasked writes of the timeline word.
+const FLUSH_EVERY: u32 = 128;
+
+/// Spans of [`FLUSH_EVERY`] commands that may be in flight. A driver's stream takes about a
+/// thousand commands before it blocks the issuing thread, which must not happen.
+const SPANS_IN_FLIGHT: u32 = 4;
+
+/// Which stream handle 0 means: plain exports say legacy, `_ptsz`/`_ptds` exports per-thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NullStream {
+    /// The legacy default stream.
+    Legacy,
+    /// The calling thread's default stream.
+    PerThread,
+}
+
+/// A stream as the shim knows it.
+#[derive(Debug)]
+pub struct State {
+    /// The worker's handle; the legacy stream's special value for that one.
+    pub handle: CUstream,
+    /// The context it belongs to.
+    pub ctx: CUcontext,
+    /// Creation flags.
+    pub flags: u32,
+    /// Address of the timeline word, or 0 if the driver cannot write such words.
+    word: u64,
+    /// Stamp of the last command.
+    last: AtomicU32,
+    /// Stamp of the last command behind which the word is written.
+    flushed: AtomicU32,
+    /// A stamp known to be reached without the word saying so.
+    done: AtomicU32,
+    /// Commands so far.
+    count: AtomicU32,
+    /// Stamps of the last unasked writes, by span.
+    spans: [AtomicU32; 8],
+    /// Gone: destroyed or its context is.
+    dead: AtomicBool,
+    id: AtomicU64,
+}
+
+static STREAMS: LazyLock<RwLock<HashMap<(CUcontext, CUstream), Arc<State>>>> =
+    LazyLock::new(RwLock::default);
+
+/// Moves whenever a stream goes away, so that threads drop what they remember.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// One remembered look-up: stream, current context, generation, state.
+type Remembered = (CUstream, CUcontext, u64, Arc<State>);
+
+thread_local! {
+    /// The last look-ups of this thread, by a few bits of the handle.
+    static RECENT: RefCell<[Option<Remembered>; 8]> = const { RefCell::new([const { None }; 8]) };
+    /// This thread's default streams, by context.
+    static OWN: RefCell<Vec<(CUcontext, CUstream)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The state of a stream as the program names it.
+///
+/// # Errors
+/// `INVALID_CONTEXT` for a default stream without a current context, `INVALID_HANDLE` for what is
+/// no stream.
+pub fn find(client: &Client, stream: CUstream, default: NullStream) -> Result<Arc<State>, CUresult> {
+    let ctx = thread::with(|thread| Ok(thread.current.get()))?;
+    let stream = match (stream, default) {
+        (CUstream::NULL, NullStream::Legacy) => CUstream::LEGACY,
+        (CUstream::NULL, NullStream::PerThread) => CUstream::PER_THREAD,
+        (other, _) => other,
+    };
+    let stream = if stream == CUstream::PER_THREAD { own(client, ctx)? } else { stream };
+    let generation = GENERATION.load(Ordering::Acquire);
+    RECENT.with_borrow_mut(|recent| {
+        let place = &mut recent[(stream.0 >> 4 ^ stream.0 >> 12) as usize % 8];
+        if let Some((known, under, at, state)) = place
+            && (*known, *under, *at) == (stream, ctx, generation)
+        {
+            return Ok(state.clone());
+        }
+        let state = find_slow(client, stream, ctx)?;
+        *place = Some((stream, ctx, generation, state.clone()));
+        Ok(state)
+    })
+}
+
+fn find_slow(client: &Client, stream: CUstream, ctx: CUcontext) -> Result<Arc<State>, CUresult> {
+    let key = if stream == CUstream::LEGACY {
+        if ctx.is_null() {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
+        (ctx, stream)
+    } else {
+        (CUcontext::NULL, stream)
+    };
+    if let Some(state) = STREAMS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(state.clone());
+    }
+    if stream != CUstream::LEGACY {
+        return Err(CUresult::INVALID_HANDLE);
+    }
+    let state = Arc::new(State::new(client, CUstream::LEGACY, ctx, 0)?);
+    let mut streams = STREAMS.write().unwrap_or_else(PoisonError::into_inner);
+    Ok(streams.entry(key).or_insert(state).clone())
+}
+
+/// The handle to send for a stream the program names.
+///
+/// # Errors
+/// As [`find`].
+pub fn handle(client: &Client, stream: CUstream, default: NullStream) -> Result<CUstream, CUresult> {
+    find(client, stream, default).map(|state| state.handle)
+}
+
+/// The calling thread's default stream in `ctx`: a real blocking stream, made on first use
+/// (`semantics.md` 8).
+fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
+    if ctx.is_null() {
+        return Err(CUresult::INVALID_CONTEXT);
+    }
+    let known = OWN.with_borrow(|own| own.iter().find(|(of, _)| *of == ctx).map(|(_, stream)| *stream));
+    if let Some(stream) = known {
+        let key = (CUcontext::NULL, stream);
+        if STREAMS.read().unwrap_or_else(PoisonError::into_inner).contains_key(&key) {
+            return Ok(stream);
+        }
+        OWN.with_borrow_mut(|own| own.retain(|(of, _)| *of != ctx));
+    }
+    let stream = create(client, 0, None)?;
+    OWN.with_borrow_mut(|own| own.push((ctx, stream)));
+    Ok(stream)
+}
+
+/// Never-reused id of a stream.
+///
+/// # Errors
+/// As [`find`].
+pub fn id(stream: CUstream) -> Result<u64, CUresult> {
+    id_of(stream, NullStream::Legacy)
+}
+
+fn id_of(stream: CUstream, default: NullStream) -> Result<u64, CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    let known = state.id.load(Ordering::Relaxed);
+    if known != 0 {
+        return Ok(known);
+    }
+    let args = wire::cuStreamGetId::Args { stream: Word::of(state.handle), id: [] };
+    let mut reply = wire::cuStreamGetId::Reply::new_zeroed();
+    call::call(client, number::cuStreamGetId, &[args.as_bytes()], reply.as_mut_bytes())?;
+    let id = reply.id.get();
+    state.id.store(id, Ordering::Relaxed);
+    Ok(id)
+}
+
+impl State {
+    fn new(client: &Client, handle: CUstream, ctx: CUcontext, flags: u32) -> Result<Self, CUresult> {
+        // Everything up to now counts as reached: nothing of this stream has been sent yet.
+        let start = client.stamp_now().wrapping_sub(1);
+        let word = client.new_word(start)?;
+        Ok(Self {
+            handle,
+            ctx,
+            flags,
+            word,
+            last: AtomicU32::new(start),
+            flushed: AtomicU32::new(start),
+            done: AtomicU32::new(start),
+            count: AtomicU32::new(0),
+            spans: [const { AtomicU32::new(0) }; 8].map(|_| AtomicU32::new(start)),
+            dead: AtomicBool::new(false),
+            id: AtomicU64::new(0),
+        })
+    }
+
+    /// Address of the timeline word, if there is one.
+    pub fn word_address(&self) -> Option<u64> {
+        (self.word != 0).then_some(self.word)
+    }
+
+    /// Whether it is the legacy default stream.
+    pub fn is_legacy(&self) -> bool {
+        self.handle == CUstream::LEGACY
+    }
+
+    /// Whether the device has passed `stamp` on this stream.
+    pub fn reached(&self, client: &Client, stamp: u32) -> bool {
+        reached(self.done.load(Ordering::Acquire), stamp)
+            || (self.word != 0 && reached(client.word(self.word), stamp))
+    }
+
+    /// Whether everything sent so far is done.
+    pub fn is_idle(&self, client: &Client) -> bool {
+        self.reached(client, self.last.load(Ordering::Acquire))
+    }
+
+    /// Stamp of the last command.
+    pub fn last(&self) -> u32 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    /// Notes a command that was sent.
+    pub fn posted(&self, stamp: u32, flushed: bool) {
+        advance(&self.last, stamp);
+        if flushed {
+            advance(&self.flushed, stamp);
+        }
+    }
+
+    /// Notes that everything up to `stamp` is done, learnt from the driver itself.
+    pub fn completed(&self, stamp: u32) {
+        advance(&self.done, stamp);
+    }
+
+    /// Counts a command and waits while too many are in flight. True if this command should have
+    /// the timeline word written behind it.
+    pub fn make_room(&self, client: &Client) -> Result<bool, CUresult> {
+        if self.word == 0 {
+            return Ok(false);
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let span = count / FLUSH_EVERY;
+        if count % FLUSH_EVERY == 0 && span >= SPANS_IN_FLIGHT {
+            let wanted = self.spans[((span - SPANS_IN_FLIGHT) % 8) as usize].load(Ordering::Acquire);
+            client.wait_word(|| self.reached(client, wanted))?;
+        }
+        let last_of_span = count % FLUSH_EVERY == FLUSH_EVERY - 1;
+        if last_of_span {
+            // The stamp is not known before the record is reserved; one that is a little too early
+            // only makes the bound a little looser.
+            self.spans[(span % 8) as usize].store(client.stamp_now(), Ordering::Release);
+        }
+        Ok(last_of_span)
+    }
+
+    /// Waits until everything sent so far is done.
+    ///
+    /// # Errors
+    /// The failure that ended it.
+    pub fn synchronize(&self, client: &Client, default_wait: Wait) -> Result<(), CUresult> {
+        call::deliver(client)?;
+        if self.may_use_word(client) {
+            if self.is_idle(client) {
+                return client.sticky();
+            }
+            if default_wait == Wait::Spin {
+                let stamp = self.flush(client)?;
+                if client.spin_word(|| self.reached(client, stamp))? {
+                    return call::deliver(client);
+                }
+            }
+        }
+        let last = self.last();
+        thread::with(|thread| {
+            let lane = thread.lane(client)?;
+            self.real_sync(client, thread, lane)?;
+            self.completed(last);
+            Ok(())
+        })?;
+        call::deliver(client)
+    }
+
+    /// Waits until `stamp`, behind which the word is written, is reached.
+    ///
+    /// # Errors
+    /// The failure that ended it.
+    pub fn wait(&self, client: &Client, stamp: u32) -> Result<(), CUresult> {
+        if self.word == 0 || client.real_sync_only() || client.capturing() {
+            return self.synchronize(client, Wait::Sleep);
+        }
+        if client.spin_word(|| self.reached(client, stamp))? {
+            return call::deliver(client);
+        }
+        self.synchronize(client, Wait::Sleep)
+    }
+
+    /// Whether completion may be learnt from the word rather than from the driver.
+    pub fn may_use_word(&self, client: &Client) -> bool {
+        self.word != 0
+            && !client.real_sync_only()
+            && !client.capturing()
+            && !(self.is_legacy() && blocking_streams(self.ctx))
+    }
+
+    /// Makes sure that the word will be written behind the last command; gives the stamp to wait for.
+    fn flush(&self, client: &Client) -> Result<u32, CUresult> {
+        let last = self.last();
+        if reached(self.flushed.load(Ordering::Acquire), last) {
+            return Ok(last);
+        }
+        let args = wire::Flush { stream: self.handle.0, word: self.word };
+        let stamp = client.send_from_thread(internal::FLUSH, args.as_bytes())?;
+        self.posted(stamp, true);
+        Ok(stamp)
+    }
+
+    /// `cuStreamSynchronize` by the driver itself.
+    pub fn real_sync(&self, client: &Client, thread: &Thread, lane: &Lane) -> Result<(), CUresult> {
+        let args = wire::cuStreamSynchronize::Args { stream: Word::of(self.handle) };
+        let result = call::real_call(client, thread, lane, number::cuStreamSynchronize, args.as_bytes());
+        client.drain_output();
+        result
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // The device may still write the word of a stream that was destroyed while busy: it is given
+        // back only if it was seen idle.
+        if let Ok(client) = client::entered()
+            && self.word != 0
+            && self.is_idle(client)
+            && reached(client.word(self.word), self.flushed.load(Ordering::Acquire))
+        {
+            client.free_word(self.word);
+        }
+    }
+}
+
+/// Whether a wait may spin first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Spin on the word, then sleep.
+    Spin,
+    /// Sleep at once.
+    Sleep,
+}
+
+impl Wait {
+    /// How waits in the current context go.
+    pub fn of(ctx: CUcontext) -> Self {
+        if context::blocking_sync(ctx) { Wait::Sleep } else { Wait::Spin }
+    }
+}
+
+/// Stores `stamp` if it is later than what is there.
+fn advance(word: &AtomicU32, stamp: u32) {
+    let mut now = word.load(Ordering::Relaxed);
+    while later(now, stamp) != now {
+        match word.compare_exchange_weak(now, stamp, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(other) => now = other,
+        }
+    }
+}
+
+/// All live streams of a context.
+fn of_context(ctx: CUcontext) -> Vec<Arc<State>> {
+    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+    streams.values().filter(|state| state.ctx == ctx).cloned().collect()
+}
+
+/// Whether a context has streams, other than the legacy one, that synchronise with it.
+fn blocking_streams(ctx: CUcontext) -> bool {
+    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+    streams
+        .values()
+        .any(|state| state.ctx == ctx && !state.is_legacy() && state.flags & CU_STREAM_NON_BLOCKING == 0)
+}
+
+/// Whether every stream of every context has done all that was sent.
+pub fn all_idle(client: &Client) -> bool {
+    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+    streams.values().all(|state| state.is_idle(client))
+}
+
+/// `cuCtxSynchronize` of the current context.
+///
+/// # Errors
+/// The failure that ended it.
+pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
+    let ctx = context::required()?;
+    call::deliver(client)?;
+    let streams = of_context(ctx);
+    if !client.real_sync_only() && !client.capturing() {
+        let dirty: Vec<_> = streams.iter().filter(|state| !state.is_idle(client)).collect();
+        if dirty.is_empty() && streams.iter().all(|state| state.word != 0) {
+            return client.sticky();
+        }
+        if let [only] = dirty.as_slice()
+            && only.may_use_word(client)
+            && Wait::of(ctx) == Wait::Spin
+        {
+            return only.synchronize(client, Wait::Spin);
+        }
+    }
+    let stamps: Vec<_> = streams.iter().map(|state| (state, state.last())).collect();
+    thread::with(|thread| {
+        let lane = thread.lane(client)?;
+        let result = call::real_call(client, thread, lane, number::cuCtxSynchronize, &[]);
+        client.drain_output();
+        result
+    })?;
+    for (state, stamp) in stamps {
+        state.completed(stamp);
+    }
+    call::deliver(client)
+}
+
+/// Forgets the streams of a context that is gone.
+pub fn context_died(ctx: CUcontext) {
+    let mut streams = STREAMS.write().unwrap_or_else(PoisonError::into_inner);
+    streams.retain(|_, state| {
+        let dies = state.ctx == ctx;
+        if dies {
+            state.dead.store(true, Ordering::Relaxed);
+        }
+        !dies
+    });
+    drop(streams);
+    GENERATION.fetch_add(1, Ordering::Release);
+}
+
+/// Asks the worker for a new stream and enters it.
+fn create(client: &Client, flags: u32, priority: Option<i32>) -> Result<CUstream, CUresult> {
+    let ctx = context::required()?;
+    let handle: CUstream = match priority {
+        None => {
+            let args = wire::cuStreamCreate::Args { stream: [], flags: Word::of(flags) };
+            let mut reply = wire::cuStreamCreate::Reply::new_zeroed();
+            call::call(client, number::cuStreamCreate, &[args.as_bytes()], reply.as_mut_bytes())?;
+            reply.stream.get()
+        }
+        Some(priority) => {
+            let args = wire::cuStreamCreateWithPriority::Args {
+                stream: [],
+                flags: Word::of(flags),
+                priority: Word::of(priority),
+            };
+            let mut reply = wire::cuStreamCreateWithPriority::Reply::new_zeroed();
+            call::call(client, number::cuStreamCreateWithPriority, &[args.as_bytes()], reply.as_mut_bytes())?;
+            reply.stream.get()
+        }
+    };
+    let state = Arc::new(State::new(client, handle, ctx, flags)?);
+    STREAMS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert((CUcontext::NULL, handle), state);
+    GENERATION.fetch_add(1, Ordering::Release);
+    Ok(handle)
+}
+
+/// `cuStreamCreate`.
+///
+/// # Safety
+/// `stream` is null or valid.
+pub unsafe fn cuStreamCreate(stream: *mut CUstream, flags: u32) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    if stream.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    write(stream, create(client, flags, None)?)
+}
+
+/// `cuStreamCreateWithPriority`.
+///
+/// # Safety
+/// `stream` is null or valid.
+pub unsafe fn cuStreamCreateWithPriority(
+    stream: *mut CUstream,
+    flags: u32,
+    priority: i32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    if stream.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    write(stream, create(client, flags, Some(priority))?)
+}
+
+/// `cuStreamDestroy_v2`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    if stream.0 <= CUstream::PER_THREAD.0 {
+        return Err(CUresult::INVALID_HANDLE);
+    }
+    find(client, stream, NullStream::Legacy)?;
+    let args = wire::cuStreamDestroy_v2::Args { stream: Word::of(stream) };
+    call::call(client, number::cuStreamDestroy_v2, &[args.as_bytes()], &mut [])?;
+    let gone = STREAMS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&(CUcontext::NULL, stream));
+    if let Some(state) = gone {
+        state.dead.store(true, Ordering::Relaxed);
+    }
+    GENERATION.fetch_add(1, Ordering::Release);
+    Ok(())
+}
+
+/// `cuStreamSynchronize`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuStreamSynchronize(default: NullStream, stream: CUstream) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    state.synchronize(client, Wait::of(state.ctx))
+}
+
+/// `cuCtxSynchronize`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuCtxSynchronize() -> Result<(), CUresult> {
+    synchronize_context(client::entered()?)
+}
+
+/// `cuCtxSynchronize_v2`: of a given context, or the current one for null.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    if ctx.is_null() {
+        return synchronize_context(client);
+    }
+    context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?;
+    context::with_current(ctx, || synchronize_context(client))
+}
+
+/// `cuStreamQuery`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuStreamQuery(default: NullStream, stream: CUstream) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    call::deliver(client)?;
+    if state.may_use_word(client) && state.is_idle(client) {
+        return Ok(());
+    }
+    let last = state.last();
+    let args = wire::cuStreamQuery::Args { stream: Word::of(state.handle) };
+    call::call(client, number::cuStreamQuery, &[args.as_bytes()], &mut [])?;
+    state.completed(last);
+    client.drain_output();
+    Ok(())
+}
+
+/// `cuStreamGetFlags`.
+///
+/// # Safety
+/// `flags` is null or valid.
+pub unsafe fn cuStreamGetFlags(default: NullStream, stream: CUstream, flags: *mut u32) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    write(flags, find(client, stream, default)?.flags)
+}
+
+/// `cuStreamGetCtx`.
+///
+/// # Safety
+/// `ctx` is null or valid.
+pub unsafe fn cuStreamGetCtx(default: NullStream, stream: CUstream, ctx: *mut CUcontext) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    write(ctx, find(client, stream, default)?.ctx)
+}
+
+/// `cuStreamGetDevice`.
+///
+/// # Safety
+/// `dev` is null or valid.
+pub unsafe fn cuStreamGetDevice(default: NullStream, stream: CUstream, dev: *mut CUdevice) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let ctx = find(client, stream, default)?.ctx;
+    write(dev, context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?)
+}
+
+/// `cuStreamGetId`.
+///
+/// # Safety
+/// `out` is null or valid.
+pub unsafe fn cuStreamGetId(default: NullStream, stream: CUstream, out: *mut u64) -> Result<(), CUresult> {
+    write(out, id_of(stream, default)?)
+}
+
+/// Reads or writes one attribute of a stream.
+fn attribute(
+    default: NullStream,
+    stream: CUstream,
+    attribute: u32,
+    value: [u64; 8],
+    number: u16,
+    reply: &mut [u8],
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    let args = wire::AttributeRequest { object: state.handle.0, attribute, len: 64, value };
+    call::call(client, number, &[args.as_bytes()], reply)
+}
+
+/// `cuStreamGetAttribute`.
+///
+/// # Safety
+/// `value` is null or valid.
+pub unsafe fn cuStreamGetAttribute(
+    default: NullStream,
+    stream: CUstream,
+    which: u32,
+    value: *mut CUlaunchAttributeValue,
+) -> Result<(), CUresult> {
+    let mut reply = wire::AttributeReply::default();
+    attribute(default, stream, which, [0; 8], number::cuStreamGetAttribute, reply.as_mut_bytes())?;
+    write(value, CUlaunchAttributeValue { words: reply.value })
+}
+
+/// `cuStreamSetAttribute`.
+///
+/// # Safety
+/// `value` is null or valid.
+pub unsafe fn cuStreamSetAttribute(
+    default: NullStream,
+    stream: CUstream,
+    which: u32,
+    value: *const CUlaunchAttributeValue,
+) -> Result<(), CUresult> {
+    if value.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: not null; the caller gives a valid value.
+    let words = unsafe { (*value).words };
+    attribute(default, stream, which, words, number::cuStreamSetAttribute, &mut [])
+}
+
+/// Posts one of the memory operations of a stream.
+fn memory_operation(
+    default: NullStream,
+    stream: CUstream,
+    number: u16,
+    args: impl FnOnce(CUstream) -> Vec<u8>,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    call::post(client, number, &state, &[&args(state.handle)], Completion::Lazy).map(|_| ())
+}
+
+macro_rules! memory_operations {
+    ($($(#[$doc:meta])* $name:ident($value:ty);)*) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Takes no pointers that are followed here.
+        pub unsafe fn $name(
+            default: NullStream,
+            stream: CUstream,
+            addr: CUdeviceptr,
+            value: $value,
+            flags: u32,
+        ) -> Result<(), CUresult> {
+            memory_operation(default, stream, number::$name, |stream| {
+                wire::$name::Args {
+                    stream: Word::of(stream),
+                    addr: Word::of(addr),
+                    value: Word::of(value),
+                    flags: Word::of(flags),
+                }
+                .as_bytes()
+                .to_vec()
+            })
+        }
+    )* };
+}
+
+memory_operations! {
+    /// `cuStreamWriteValue32_v2`.
+    cuStreamWriteValue32_v2(u32);
+    /// `cuStreamWriteValue64_v2`.
+    cuStreamWriteValue64_v2(u64);
+    /// `cuStreamWaitValue32_v2`.
+    cuStreamWaitValue32_v2(u32);
+    /// `cuStreamWaitValue64_v2`.
+    cuStreamWaitValue64_v2(u64);
+}

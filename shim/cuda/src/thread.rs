@@ -1,0 +1,87 @@
+//! What CUDA keeps per thread: the context stack, the capture mode, and, once a thread talks to the
+//! worker, its index and reply slot.
+
+use crate::client::{self, Client};
+use core::cell::{Cell, OnceCell, RefCell};
+use std::sync::{Mutex, PoisonError};
+use vgpu_protocol::cuda::{CU_STREAM_CAPTURE_MODE_GLOBAL, CUcontext, CUresult};
+use vgpu_protocol::number::internal;
+
+/// State of one thread that needs no channel.
+pub struct Thread {
+    /// Contexts pushed below the current one.
+    pub pushed: RefCell<Vec<CUcontext>>,
+    /// The current context, or null.
+    pub current: Cell<CUcontext>,
+    /// `CU_STREAM_CAPTURE_MODE_*`.
+    pub capture_mode: Cell<u32>,
+    /// Set on the thread that runs host functions: CUDA calls are not permitted there.
+    pub in_callback: Cell<bool>,
+    lane: OnceCell<Lane>,
+}
+
+/// A thread's place in the channel.
+pub struct Lane {
+    /// Index by which the worker knows the thread.
+    pub index: u32,
+    /// Address of the reply slot in the heap.
+    pub slot: u64,
+    /// Sequence of the last reply waited for; never 0 once used.
+    pub sequence: Cell<u32>,
+}
+
+thread_local! {
+    static THREAD: Thread = const { Thread {
+        pushed: RefCell::new(Vec::new()),
+        current: Cell::new(CUcontext::NULL),
+        capture_mode: Cell::new(CU_STREAM_CAPTURE_MODE_GLOBAL),
+        in_callback: Cell::new(false),
+        lane: OnceCell::new(),
+    } };
+}
+
+/// Thread indices and reply slots of threads that ended, for reuse.
+static FREE: Mutex<Free> = Mutex::new(Free { next: 0, lanes: Vec::new() });
+
+struct Free {
+    next: u32,
+    lanes: Vec<(u32, u64)>,
+}
+
+/// Runs `body` with the calling thread's state; `DEINITIALIZED` while the thread is being torn down.
+pub fn with<T>(body: impl FnOnce(&Thread) -> Result<T, CUresult>) -> Result<T, CUresult> {
+    THREAD.try_with(body).unwrap_or(Err(CUresult::DEINITIALIZED))
+}
+
+impl Thread {
+    /// The thread's place in the channel, taken on first use.
+    pub fn lane(&self, client: &Client) -> Result<&Lane, CUresult> {
+        if let Some(lane) = self.lane.get() {
+            return Ok(lane);
+        }
+        let reused = FREE.lock().unwrap_or_else(PoisonError::into_inner).lanes.pop();
+        let (index, slot) = match reused {
+            Some(lane) => lane,
+            None => {
+                let slot = client.new_reply_slot()?;
+                let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+                let index = free.next;
+                free.next += 1;
+                (index, slot)
+            }
+        };
+        client.reset_reply_slot(slot);
+        Ok(self.lane.get_or_init(|| Lane { index, slot, sequence: Cell::new(0) }))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        // In a forked child, or with the worker gone, there is nobody to tell.
+        let Ok(client) = client::entered() else { return };
+        if client.notify(lane.index, lane.slot, internal::THREAD_EXIT).is_ok() {
+            FREE.lock().unwrap_or_else(PoisonError::into_inner).lanes.push((lane.index, lane.slot));
+        }
+    }
+}
