@@ -1,3 +1,59 @@
-//! Placeholder.
+//! The project's chores, as `cargo xtask VERB`.
+//!
+//! | verb | does |
+//! |---|---|
+//! | `demo` | builds everything, compiles a few CUDA programs and runs them through the shim |
+//! | `test` | every test there is, on the software device, with a summary |
+//! | `dist` | a relocatable `dist/` folder |
+//! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
+//!
+//! A Rust toolchain is all that is presupposed: the CUDA compiler comes from PyPI, python3-venv and g++ from the
+//! system's packages where they are missing. Each download says what it is.
 
-fn main() {}
+mod demo;
+mod dist;
+mod elf;
+mod fetch;
+mod gpu;
+mod places;
+mod programs;
+mod shell;
+mod smoke;
+mod suite;
+mod summary;
+mod system;
+mod toolkit;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build everything, compile a few CUDA programs with NVIDIA's compiler, and run them through the shim.
+    Demo,
+    /// Run every test on the software device; the last line is 'N passed, N failed, N skipped'.
+    Test(suite::Options),
+    /// Make a relocatable dist/ folder of stripped release binaries.
+    Dist {
+        /// Also compile the CUDA test programs into dist/programs.
+        #[arg(long)]
+        programs: bool,
+    },
+    /// Make dist/gpu: all that a machine with a GPU and no network needs to check the project.
+    Gpu,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().verb {
+        Verb::Demo => demo::demo(),
+        Verb::Test(options) => suite::test(&options),
+        Verb::Dist { programs } => dist::dist_verb(programs),
+        Verb::Gpu => gpu::gpu(),
+    }
+}

@@ -42,6 +42,9 @@ pub(crate) struct Cx<'a> {
     pub(crate) warp: u32,
     /// Lanes of the warp that have not exited.
     pub(crate) live: u32,
+    /// Instructions lately executed that look like waiting for somebody: compare-and-swap,
+    /// exchange, volatile loads.
+    pub(crate) polls: u32,
     /// Warp instructions executed by this CPU thread.
     pub(crate) clock: u64,
 }

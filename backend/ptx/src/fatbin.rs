@@ -171,6 +171,7 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)] // an index out of range is a failed test
 mod tests {
     use super::*;
 

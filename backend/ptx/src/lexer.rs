@@ -142,9 +142,12 @@ impl<'a> Lexer<'a> {
 
     fn word(&mut self) -> Token<'a> {
         let from = self.at;
+        // Directives may be glued together (`.reg.b32`); opcodes keep their suffixes.
+        let directive = self.byte(0) == Some(b'.');
         self.at += 1;
         loop {
             match self.byte(0) {
+                Some(b'.') if directive => break,
                 Some(c) if continues_word(c) => self.at += 1,
                 Some(b':') if self.byte(1) == Some(b':') => self.at += 2,
                 _ => break,
@@ -240,6 +243,7 @@ fn integer(word: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)] // an index out of range is a failed test
 mod tests {
     use super::*;
 
@@ -264,6 +268,10 @@ mod tests {
                 Token::Word("ld.global.L1::no_allocate.f32"),
                 Token::Word("%f1"),
             ]
+        );
+        assert_eq!(
+            all(".reg.b32")[..],
+            [Token::Word(".reg"), Token::Word(".b32")]
         );
         assert_eq!(all("L1:")[..], [Token::Word("L1"), Token::Punct(':')]);
     }

@@ -17,16 +17,22 @@
 //! Device addresses are host virtual addresses of this process. Shared, local, parameter and
 //! function addresses carry tags in bits 56–63, where no user-space address can be.
 
+#[deny(clippy::indexing_slicing)]
 mod ast;
 mod error;
 mod exec;
+#[deny(clippy::indexing_slicing)]
 pub mod fatbin;
 mod launch;
+#[deny(clippy::indexing_slicing)]
 mod lexer;
 mod lower;
+#[deny(clippy::indexing_slicing)]
 mod module;
 mod num;
+#[deny(clippy::indexing_slicing)]
 mod parser;
+#[deny(clippy::indexing_slicing)]
 mod printf;
 
 pub use error::{ImageError, LaunchError, LinkError, LowerError, ParseError};

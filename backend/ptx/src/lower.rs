@@ -160,6 +160,8 @@ pub(crate) struct Program<'a> {
     pub(crate) shared: Layout,
     /// Module-scope and function-scope shared variables, by unique name.
     shared_offsets: HashMap<String, u32>,
+    /// Module-scope shared variables by name.
+    pub(crate) shared_variables: HashMap<&'a str, &'a crate::ast::Variable>,
     pub(crate) dynamic_shared_align: u32,
     pub(crate) uses_printf: bool,
     pub(crate) kernel_params: Vec<Param>,
@@ -251,6 +253,12 @@ pub(crate) fn lower(
         placed: HashMap::new(),
         shared: Layout::default(),
         shared_offsets: HashMap::new(),
+        shared_variables: ast
+            .variables
+            .iter()
+            .filter(|v| v.space == Space::Shared)
+            .map(|v| (v.name.as_str(), v))
+            .collect(),
         dynamic_shared_align: 16,
         uses_printf: false,
         kernel_params: params,

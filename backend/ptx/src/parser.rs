@@ -4,7 +4,9 @@
 mod body;
 mod declare;
 
-use crate::ast::{Ast, Function};
+use std::collections::HashMap;
+
+use crate::ast::{Ast, Function, Variable};
 use crate::error::ParseError;
 use crate::lexer::{Lexer, Token};
 
@@ -23,13 +25,22 @@ struct Parser<'a> {
     lexer: Lexer<'a>,
     token: Token<'a>,
     line: u32,
+    /// Where a name declared so far is in the module.
+    variables: HashMap<String, usize>,
+    functions: HashMap<String, usize>,
 }
 
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Result<Self> {
         let mut lexer = Lexer::new(text);
         let (token, line) = lexer.next()?;
-        Ok(Parser { lexer, token, line })
+        Ok(Parser {
+            lexer,
+            token,
+            line,
+            variables: HashMap::new(),
+            functions: HashMap::new(),
+        })
     }
 
     fn advance(&mut self) -> Result<Token<'a>> {
@@ -206,42 +217,51 @@ impl<'a> Parser<'a> {
         match self.token {
             Token::Word(".entry") => {
                 let function = self.function(true)?;
-                add_function(ast, function);
+                self.add_function(ast, function);
             }
             Token::Word(".func") => {
                 let function = self.function(false)?;
-                add_function(ast, function);
+                self.add_function(ast, function);
             }
             Token::Word(".global" | ".const" | ".shared") => {
-                for mut variable in self.variables(is_extern)? {
-                    // A definition replaces earlier extern declarations and the other way round.
-                    if let Some(old) = ast
-                        .variables
-                        .iter_mut()
-                        .find(|v| v.name == variable.name && (v.is_extern || is_extern))
-                    {
-                        if old.is_extern {
-                            std::mem::swap(old, &mut variable);
-                        }
-                    } else {
-                        ast.variables.push(variable);
-                    }
+                for variable in self.declared(is_extern)? {
+                    self.add_variable(ast, variable);
                 }
             }
             _ => return self.error(format!("unknown directive {}", self.token)),
         }
         Ok(())
     }
-}
 
-fn add_function(ast: &mut Ast, function: Function) {
-    // A forward declaration is replaced by the definition.
-    match ast.functions.iter_mut().find(|f| f.name == function.name) {
-        Some(old) if old.body.is_none() => *old = function,
-        Some(_) if function.body.is_none() => {}
-        _ => ast.functions.push(function),
+    /// A definition replaces an earlier extern declaration, and is not replaced by a later one.
+    fn add_variable(&mut self, ast: &mut Ast, variable: Variable) {
+        let known = self.variables.get(&variable.name).copied();
+        match known.and_then(|at| ast.variables.get_mut(at)) {
+            Some(old) if old.is_extern => *old = variable,
+            Some(_) if variable.is_extern => {}
+            _ => {
+                self.variables
+                    .insert(variable.name.clone(), ast.variables.len());
+                ast.variables.push(variable);
+            }
+        }
+    }
+
+    /// A definition replaces an earlier declaration.
+    fn add_function(&mut self, ast: &mut Ast, function: Function) {
+        let known = self.functions.get(&function.name).copied();
+        match known.and_then(|at| ast.functions.get_mut(at)) {
+            Some(old) if old.body.is_none() => *old = function,
+            Some(_) if function.body.is_none() => {}
+            _ => {
+                self.functions
+                    .insert(function.name.clone(), ast.functions.len());
+                ast.functions.push(function);
+            }
+        }
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)] // an index out of range is a failed test
 mod tests;

@@ -8,6 +8,9 @@ use crate::exec::{Cx, Fault, Intent};
 /// Longest format or string argument, in bytes.
 const MAX_STRING: usize = 32 << 10;
 
+/// Longest output of one call, in bytes; the rest is dropped, as when the device's buffer is full.
+const MAX_OUTPUT: usize = 1 << 20;
+
 /// Longest width or precision honoured, so that one call cannot make unbounded output.
 const MAX_FIELD: usize = 1024;
 
@@ -39,6 +42,9 @@ pub(crate) fn format(
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.iter().copied().peekable();
     while let Some(c) = rest.next() {
+        if out.len() > MAX_OUTPUT {
+            break;
+        }
         if c != b'%' {
             out.push(c);
             continue;

@@ -10,7 +10,10 @@ use crate::client::Client;
 use crate::stream::State;
 use crate::thread::{self, Lane, Thread};
 use vgpu_protocol::cuda::CUresult;
-use vgpu_protocol::wire::{RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_REPLY};
+use vgpu_protocol::wire::{
+    Blob, RECORD_BLOB, RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_REPLY,
+};
+use zerocopy::IntoBytes;
 
 /// Bytes of payload that are copied between reserving and publishing a record, at most; what is
 /// longer goes through the heap first, because a producer that is descheduled in between stalls
@@ -22,12 +25,31 @@ pub const INLINE_BYTES: usize = 512;
 /// # Errors
 /// The worker's result code; the sticky error, if one has struck; `NOT_PERMITTED` inside a host
 /// function; `DEVICE_UNAVAILABLE` when the worker is gone.
-pub fn call(client: &Client, number: u16, parts: &[&[u8]], reply: &mut [u8]) -> Result<(), CUresult> {
+pub fn call(
+    client: &Client,
+    number: u16,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<(), CUresult> {
     let len = call_variable(client, number, parts, reply)?;
     if len < reply.len() {
         return Err(CUresult::UNKNOWN);
     }
     Ok(())
+}
+
+/// As [`call`], for answers that also come with a failure (logs of a compiler): `reply` is filled
+/// either way.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_always(
+    client: &Client,
+    number: u16,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<(), CUresult> {
+    call_variable(client, number, parts, reply).map(|_| ())
 }
 
 /// As [`call`], for answers of variable length: fills the front of `reply` and gives the length.
@@ -63,11 +85,23 @@ fn ask(
         next => next,
     };
     lane.sequence.set(sequence);
-    let stamp = client.send(
-        &header(thread, lane, number, flags | RECORD_REPLY, sequence),
-        parts,
-    )?;
-    let (status, len) = client.wait_reply(lane.slot, sequence, reply)?;
+    let (stamp, answer) = if parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_BYTES {
+        let stamp = client.send(
+            &header(thread, lane, number, flags | RECORD_REPLY, sequence),
+            parts,
+        )?;
+        (stamp, client.wait_reply(lane.slot, sequence, reply))
+    } else {
+        let block = Block::holding(client, parts)?;
+        let blob = block.blob();
+        let flags = flags | RECORD_REPLY | RECORD_BLOB;
+        let stamp = client.send(
+            &header(thread, lane, number, flags, sequence),
+            &[blob.as_bytes()],
+        )?;
+        (stamp, client.wait_reply(lane.slot, sequence, reply))
+    };
+    let (status, len) = answer?;
     CUresult(status).ok()?;
     Ok((len, stamp))
 }
@@ -150,7 +184,10 @@ pub fn post(
                 let count = parts.len().min(MAX_PARTS - 1);
                 all[..count].copy_from_slice(&parts[..count]);
                 all[count] = &word;
-                let stamp = client.send(&header(thread, lane, number, RECORD_FLUSH, 0), &all[..=count])?;
+                let stamp = client.send(
+                    &header(thread, lane, number, RECORD_FLUSH, 0),
+                    &all[..=count],
+                )?;
                 stream.posted(stamp, true);
                 Ok(stamp)
             }
@@ -186,7 +223,11 @@ pub fn call_in_stream(
         if client.synchronous() && !client.capturing() {
             stream.real_sync(client, thread, lane)?;
         }
-        if len < reply.len() { Err(CUresult::UNKNOWN) } else { Ok(stamp) }
+        if len < reply.len() {
+            Err(CUresult::UNKNOWN)
+        } else {
+            Ok(stamp)
+        }
     })
 }
 
@@ -199,4 +240,74 @@ pub(crate) fn real_call(
     payload: &[u8],
 ) -> Result<(), CUresult> {
     ask(client, thread, lane, number, 0, &[payload], &mut []).map(|_| ())
+}
+
+/// A block of shared memory for the duration of a call.
+#[derive(Debug)]
+pub struct Block<'a> {
+    client: &'a Client,
+    blob: Blob,
+}
+
+impl<'a> Block<'a> {
+    /// A block of `len` bytes.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn new(client: &'a Client, len: usize) -> Result<Self, CUresult> {
+        let addr = client
+            .channel()
+            .alloc(len as u64, 64)
+            .map_err(|_| CUresult::OUT_OF_MEMORY)?;
+        Ok(Self {
+            client,
+            blob: Blob {
+                addr,
+                len: len as u64,
+            },
+        })
+    }
+
+    /// A block that holds `parts`, one after the other.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn holding(client: &'a Client, parts: &[&[u8]]) -> Result<Self, CUresult> {
+        let block = Self::new(client, parts.iter().map(|part| part.len()).sum())?;
+        let mut at = block.blob.addr;
+        for part in parts {
+            client
+                .channel()
+                .copy_in(at, part)
+                .map_err(|_| CUresult::UNKNOWN)?;
+            at += part.len() as u64;
+        }
+        Ok(block)
+    }
+
+    /// Where it lies.
+    pub fn blob(&self) -> Blob {
+        self.blob
+    }
+
+    /// Copies the front of the block out.
+    ///
+    /// # Errors
+    /// `UNKNOWN` when `into` is longer than the block.
+    pub fn read(&self, into: &mut [u8]) -> Result<(), CUresult> {
+        if into.len() as u64 > self.blob.len {
+            return Err(CUresult::UNKNOWN);
+        }
+        self.client
+            .channel()
+            .copy_out(self.blob.addr, into)
+            .map_err(|_| CUresult::UNKNOWN)
+    }
+}
+
+impl Drop for Block<'_> {
+    fn drop(&mut self) {
+        // With the worker dead the block is not reused either way.
+        let _ = self.client.channel().free(self.blob.addr);
+    }
 }

@@ -92,9 +92,17 @@ impl Device {
     /// What the driver returned for it; `INVALID_VALUE` for ids beyond the snapshot.
     pub fn attribute(&self, attribute: i32) -> Result<i32, CUresult> {
         let at = usize::try_from(attribute).map_err(|_| CUresult::INVALID_VALUE)?;
-        let status = self.snapshot.attribute_status.get(at).ok_or(CUresult::INVALID_VALUE)?;
+        let status = self
+            .snapshot
+            .attribute_status
+            .get(at)
+            .ok_or(CUresult::INVALID_VALUE)?;
         CUresult(*status).ok()?;
-        self.snapshot.attributes.get(at).copied().ok_or(CUresult::INVALID_VALUE)
+        self.snapshot
+            .attributes
+            .get(at)
+            .copied()
+            .ok_or(CUresult::INVALID_VALUE)
     }
 
     /// An attribute, 0 where there is none.
@@ -164,7 +172,9 @@ fn abandon_inherited() {
     if let Some(client) = unsafe { inherited.as_ref() }
         && let Err(error) = client.channel.abandon_in_child()
     {
-        log::line(format_args!("the parent's connection could not be closed: {error}"));
+        log::line(format_args!(
+            "the parent's connection could not be closed: {error}"
+        ));
     }
 }
 
@@ -213,7 +223,9 @@ pub unsafe fn cuInit(flags: u32) -> Result<(), CUresult> {
     let client = get()?;
     CUresult(client.snapshot.init_status).ok()?;
     if client.devices.is_empty() {
-        log::line(format_args!("no device is visible (CUDA_VISIBLE_DEVICES, or the host has none)"));
+        log::line(format_args!(
+            "no device is visible (CUDA_VISIBLE_DEVICES, or the host has none)"
+        ));
         return Err(CUresult::NO_DEVICE);
     }
     INITIALISED.store(true, Ordering::Release);
@@ -268,16 +280,18 @@ impl Client {
             _ => refuse(&error),
         })?;
         let area = channel.snapshot();
-        let (snapshot, mut rest) = read_prefix::<Snapshot>(&area).ok_or_else(|| refuse(&"the backend sent no snapshot"))?;
+        let (snapshot, mut rest) = read_prefix::<Snapshot>(&area)
+            .ok_or_else(|| refuse(&"the backend sent no snapshot"))?;
         let mut all = Vec::new();
         for _ in 0..snapshot.device_count {
-            let (device, tail) =
-                read_prefix::<DeviceSnapshot>(rest).ok_or_else(|| refuse(&"the backend's snapshot is cut short"))?;
+            let (device, tail) = read_prefix::<DeviceSnapshot>(rest)
+                .ok_or_else(|| refuse(&"the backend's snapshot is cut short"))?;
             all.push(device);
             rest = tail;
         }
         let uuids: Vec<_> = all.iter().map(|device| device.uuid).collect();
-        let setting = std::env::var_os("CUDA_VISIBLE_DEVICES").map(|text| text.to_string_lossy().into_owned());
+        let setting = std::env::var_os("CUDA_VISIBLE_DEVICES")
+            .map(|text| text.to_string_lossy().into_owned());
         let devices = visible::visible(setting.as_deref(), &uuids)
             .into_iter()
             .filter_map(|ordinal| {
@@ -289,7 +303,9 @@ impl Client {
                 })
             })
             .collect::<Vec<_>>();
-        let staging = channel.alloc(STAGING_BYTES, 4096).map_err(|error| refuse(&error))?;
+        let staging = channel
+            .alloc(STAGING_BYTES, 4096)
+            .map_err(|error| refuse(&error))?;
         log::line(format_args!(
             "connected to {}: driver {}, {} of {} devices visible",
             path.display(),
@@ -303,7 +319,8 @@ impl Client {
             devices,
             staging: Staging::new(staging, STAGING_BYTES),
             word_spin: SpinBudget::new(WORD_SPIN),
-            synchronous: environment::flag("VGPU_SYNC") || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
+            synchronous: environment::flag("VGPU_SYNC")
+                || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
             captures: AtomicU32::new(0),
             lost: AtomicBool::new(false),
             words: AtomicU64::new(0),
@@ -347,18 +364,25 @@ impl Client {
     /// Changes the count of the program's references to a primary context by `by` (`i32::MIN` drops
     /// all) and gives the count before.
     pub fn retained(&self, dev: CUdevice, by: i32) -> u32 {
-        let Ok(device) = self.device(dev) else { return 0 };
+        let Ok(device) = self.device(dev) else {
+            return 0;
+        };
         device
             .retained
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                Some(if by == i32::MIN { 0 } else { count.saturating_add_signed(by) })
+                Some(if by == i32::MIN {
+                    0
+                } else {
+                    count.saturating_add_signed(by)
+                })
             })
             .unwrap_or(0)
     }
 
     /// Flags set for a primary context.
     pub fn primary_flags(&self, dev: CUdevice) -> u32 {
-        self.device(dev).map_or(0, |device| device.primary_flags.load(Ordering::Relaxed))
+        self.device(dev)
+            .map_or(0, |device| device.primary_flags.load(Ordering::Relaxed))
     }
 
     /// Remembers flags set for a primary context.
@@ -402,7 +426,9 @@ impl Client {
     /// The worker is gone: from now on everything fails.
     fn gone(&self) -> CUresult {
         if !self.lost.swap(true, Ordering::Relaxed) {
-            log::line(format_args!("the backend is gone: every call fails from now on"));
+            log::line(format_args!(
+                "the backend is gone: every call fails from now on"
+            ));
         }
         CUresult::DEVICE_UNAVAILABLE
     }
@@ -446,7 +472,12 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub fn notify(&self, thread: u32, slot: u64, number: u16) -> Result<u32, CUresult> {
-        let header = RecordHeader { call: number, thread, reply_address: slot, ..RecordHeader::default() };
+        let header = RecordHeader {
+            call: number,
+            thread,
+            reply_address: slot,
+            ..RecordHeader::default()
+        };
         self.send(&header, &[])
     }
 
@@ -462,7 +493,9 @@ impl Client {
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub fn new_reply_slot(&self) -> Result<u64, CUresult> {
-        self.channel.alloc_reply().map_err(|_| CUresult::OUT_OF_MEMORY)
+        self.channel
+            .alloc_reply()
+            .map_err(|_| CUresult::OUT_OF_MEMORY)
     }
 
     /// Clears a reply slot for its next thread.
@@ -476,7 +509,12 @@ impl Client {
     ///
     /// # Errors
     /// `DEVICE_UNAVAILABLE` when the worker is gone.
-    pub fn wait_reply(&self, slot: u64, sequence: u32, into: &mut [u8]) -> Result<(u32, usize), CUresult> {
+    pub fn wait_reply(
+        &self,
+        slot: u64,
+        sequence: u32,
+        into: &mut [u8],
+    ) -> Result<(u32, usize), CUresult> {
         let reply = self.channel.reply(slot).map_err(|_| CUresult::UNKNOWN)?;
         let relay = self.real_sync_only();
         loop {
@@ -501,7 +539,9 @@ impl Client {
         }
         let (status, len) = reply.outcome();
         let len = len.min(into.len());
-        reply.payload(&mut into[..len]).map_err(|_| CUresult::UNKNOWN)?;
+        reply
+            .payload(&mut into[..len])
+            .map_err(|_| CUresult::UNKNOWN)?;
         Ok((status.cast_unsigned(), len))
     }
 
@@ -519,7 +559,10 @@ impl Client {
             .channel
             .alloc(timeline::WORD_BYTES, timeline::WORD_BYTES)
             .map_err(|_| CUresult::OUT_OF_MEMORY)?;
-        let word = self.channel.heap_word(address).map_err(|_| CUresult::UNKNOWN)?;
+        let word = self
+            .channel
+            .heap_word(address)
+            .map_err(|_| CUresult::UNKNOWN)?;
         word.store(start, Ordering::Release);
         self.words.fetch_add(1, Ordering::Relaxed);
         Ok(address)
@@ -542,7 +585,9 @@ impl Client {
     /// # Errors
     /// The sticky error, if it strikes meanwhile.
     pub fn spin_word(&self, reached: impl Fn() -> bool) -> Result<bool, CUresult> {
-        let done = self.word_spin.spin(|| reached() || self.channel.sticky_error() != 0);
+        let done = self
+            .word_spin
+            .spin(|| reached() || self.channel.sticky_error() != 0);
         if done && reached() {
             return Ok(true);
         }
@@ -592,7 +637,9 @@ impl Client {
     pub fn capture_ended(&self) {
         let _ = self
             .captures
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1));
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                count.checked_sub(1)
+            });
     }
 
     /// Whether posts travel as calls.

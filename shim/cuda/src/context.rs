@@ -1,7 +1,7 @@
 //! Contexts: the per-thread stack is the shim's own, creation and destruction are the worker's.
 
 use crate::client::{self, Client};
-use crate::{call, memory, module, stream, tables, thread};
+use crate::{call, memory, module, stream, tables, thread, write};
 use core::ffi::c_void;
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -26,14 +26,29 @@ struct Known {
 static CONTEXTS: LazyLock<RwLock<HashMap<CUcontext, Known>>> = LazyLock::new(RwLock::default);
 
 fn known(ctx: CUcontext) -> Option<Known> {
-    if let Some(known) = CONTEXTS.read().unwrap_or_else(PoisonError::into_inner).get(&ctx) {
+    if let Some(known) = CONTEXTS
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&ctx)
+    {
         return Some(*known);
     }
     // A primary context's handle is valid before the context is retained.
     let client = client::entered().ok()?;
-    let device = client.devices().iter().position(|device| device.primary_ctx() == ctx)?;
-    let known = Known { device: CUdevice(device as i32), primary: true, id: None, flags: 0 };
-    CONTEXTS.write().unwrap_or_else(PoisonError::into_inner).insert(ctx, known);
+    let device = client
+        .devices()
+        .iter()
+        .position(|device| device.primary_ctx() == ctx)?;
+    let known = Known {
+        device: CUdevice(device as i32),
+        primary: true,
+        id: None,
+        flags: 0,
+    };
+    CONTEXTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(ctx, known);
     Some(known)
 }
 
@@ -48,7 +63,11 @@ pub fn current() -> CUcontext {
 /// `INVALID_CONTEXT` if none is current.
 pub fn required() -> Result<CUcontext, CUresult> {
     let ctx = thread::with(|thread| Ok(thread.current.get()))?;
-    if ctx.is_null() { Err(CUresult::INVALID_CONTEXT) } else { Ok(ctx) }
+    if ctx.is_null() {
+        Err(CUresult::INVALID_CONTEXT)
+    } else {
+        Ok(ctx)
+    }
 }
 
 /// Runs `body` with `ctx` current.
@@ -69,16 +88,30 @@ pub fn with_current<T>(ctx: CUcontext, body: impl FnOnce() -> T) -> T {
 /// # Errors
 /// `INVALID_CONTEXT` for what is no context.
 pub fn id(ctx: CUcontext) -> Result<u64, CUresult> {
-    let Some(context) = known(ctx) else { return Err(CUresult::INVALID_CONTEXT) };
+    let Some(context) = known(ctx) else {
+        return Err(CUresult::INVALID_CONTEXT);
+    };
     if let Some(id) = context.id {
         return Ok(id);
     }
     let client = client::entered()?;
-    let args = wire::cuCtxGetId::Args { ctx: Word::of(ctx), id: [] };
+    let args = wire::cuCtxGetId::Args {
+        ctx: Word::of(ctx),
+        id: [],
+    };
     let mut reply = wire::cuCtxGetId::Reply::new_zeroed();
-    call::call(client, number::cuCtxGetId, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuCtxGetId,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let id = reply.id.get();
-    if let Some(context) = CONTEXTS.write().unwrap_or_else(PoisonError::into_inner).get_mut(&ctx) {
+    if let Some(context) = CONTEXTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_mut(&ctx)
+    {
         context.id = Some(id);
     }
     Ok(id)
@@ -93,7 +126,9 @@ fn forget(ctx: CUcontext) {
 
 /// The device of the current context, as the program numbers it.
 pub fn device() -> Result<CUdevice, CUresult> {
-    known(required()?).map(|context| context.device).ok_or(CUresult::INVALID_CONTEXT)
+    known(required()?)
+        .map(|context| context.device)
+        .ok_or(CUresult::INVALID_CONTEXT)
 }
 
 /// The device of `ctx`, as the program numbers it.
@@ -170,7 +205,9 @@ pub unsafe fn cuCtxPopCurrent_v2(ctx: *mut CUcontext) -> Result<(), CUresult> {
         if top.is_null() {
             return Err(CUresult::INVALID_CONTEXT);
         }
-        thread.current.set(thread.pushed.borrow_mut().pop().unwrap_or_default());
+        thread
+            .current
+            .set(thread.pushed.borrow_mut().pop().unwrap_or_default());
         Ok(top)
     })?;
     if !ctx.is_null() {
@@ -236,11 +273,19 @@ pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> Result<(), CUresult> {
 ///
 /// # Safety
 /// Both pointers are null or valid.
-pub unsafe fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) -> Result<(), CUresult> {
+pub unsafe fn cuCtxGetStreamPriorityRange(
+    least: *mut i32,
+    greatest: *mut i32,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     required()?;
     let mut reply = wire::cuCtxGetStreamPriorityRange::Reply::new_zeroed();
-    call::call(client, number::cuCtxGetStreamPriorityRange, &[], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuCtxGetStreamPriorityRange,
+        &[],
+        reply.as_mut_bytes(),
+    )?;
     for (to, value) in [(least, reply.least), (greatest, reply.greatest)] {
         if !to.is_null() {
             // SAFETY: not null; the caller gives a valid pointer.
@@ -259,13 +304,26 @@ pub unsafe fn cuDevicePrimaryCtxRetain(ctx: *mut CUcontext, dev: CUdevice) -> Re
     if ctx.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    let args = wire::cuDevicePrimaryCtxRetain::Args { ctx: [], dev: Word::of(client.backend_ordinal(dev)?) };
+    let args = wire::cuDevicePrimaryCtxRetain::Args {
+        ctx: [],
+        dev: Word::of(client.backend_ordinal(dev)?),
+    };
     let mut reply = wire::cuDevicePrimaryCtxRetain::Reply::new_zeroed();
-    call::call(client, number::cuDevicePrimaryCtxRetain, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuDevicePrimaryCtxRetain,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let handle: CUcontext = reply.ctx.get();
     client.retained(dev, 1);
     let mut contexts = CONTEXTS.write().unwrap_or_else(PoisonError::into_inner);
-    contexts.entry(handle).or_insert(Known { device: dev, primary: true, id: None, flags: client.primary_flags(dev) });
+    contexts.entry(handle).or_insert(Known {
+        device: dev,
+        primary: true,
+        id: None,
+        flags: client.primary_flags(dev),
+    });
     drop(contexts);
     write(ctx, handle)
 }
@@ -281,8 +339,15 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> Result<(), CUresult
     if last {
         tables::context_died(handle);
     }
-    let args = wire::cuDevicePrimaryCtxRelease_v2::Args { dev: Word::of(client.backend_ordinal(dev)?) };
-    call::call(client, number::cuDevicePrimaryCtxRelease_v2, &[args.as_bytes()], &mut [])?;
+    let args = wire::cuDevicePrimaryCtxRelease_v2::Args {
+        dev: Word::of(client.backend_ordinal(dev)?),
+    };
+    call::call(
+        client,
+        number::cuDevicePrimaryCtxRelease_v2,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     client.retained(dev, -1);
     if last {
         forget(handle);
@@ -298,8 +363,15 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> Result<(), CUresult> 
     let client = client::entered()?;
     let handle = client.device(dev)?.primary_ctx();
     tables::context_died(handle);
-    let args = wire::cuDevicePrimaryCtxReset_v2::Args { dev: Word::of(client.backend_ordinal(dev)?) };
-    call::call(client, number::cuDevicePrimaryCtxReset_v2, &[args.as_bytes()], &mut [])?;
+    let args = wire::cuDevicePrimaryCtxReset_v2::Args {
+        dev: Word::of(client.backend_ordinal(dev)?),
+    };
+    call::call(
+        client,
+        number::cuDevicePrimaryCtxReset_v2,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     client.retained(dev, i32::MIN);
     forget(handle);
     Ok(())
@@ -315,10 +387,19 @@ pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: u32) -> Result
         dev: Word::of(client.backend_ordinal(dev)?),
         flags: Word::of(flags),
     };
-    call::call(client, number::cuDevicePrimaryCtxSetFlags_v2, &[args.as_bytes()], &mut [])?;
+    call::call(
+        client,
+        number::cuDevicePrimaryCtxSetFlags_v2,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     client.set_primary_flags(dev, flags);
     let handle = client.device(dev)?.primary_ctx();
-    if let Some(context) = CONTEXTS.write().unwrap_or_else(PoisonError::into_inner).get_mut(&handle) {
+    if let Some(context) = CONTEXTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_mut(&handle)
+    {
         context.flags = flags;
     }
     Ok(())
@@ -334,12 +415,25 @@ fn create(client: &Client, ctx: *mut CUcontext, flags: u32, dev: CUdevice) -> Re
         dev: Word::of(client.backend_ordinal(dev)?),
     };
     let mut reply = wire::cuCtxCreate_v2::Reply::new_zeroed();
-    call::call(client, number::cuCtxCreate_v2, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuCtxCreate_v2,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let handle: CUcontext = reply.ctx.get();
     CONTEXTS
         .write()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(handle, Known { device: dev, primary: false, id: None, flags });
+        .insert(
+            handle,
+            Known {
+                device: dev,
+                primary: false,
+                id: None,
+                flags,
+            },
+        );
     push(handle)?;
     write(ctx, handle)
 }
@@ -348,7 +442,11 @@ fn create(client: &Client, ctx: *mut CUcontext, flags: u32, dev: CUdevice) -> Re
 ///
 /// # Safety
 /// `ctx` is null or valid.
-pub unsafe fn cuCtxCreate_v2(ctx: *mut CUcontext, flags: u32, dev: CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuCtxCreate_v2(
+    ctx: *mut CUcontext,
+    flags: u32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
     create(client::entered()?, ctx, flags, dev)
 }
 
@@ -405,20 +503,16 @@ pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> Result<(), CUresult> {
     let args = wire::cuCtxDestroy_v2::Args { ctx: Word::of(ctx) };
     call::call(client, number::cuCtxDestroy_v2, &[args.as_bytes()], &mut [])?;
     forget(ctx);
-    CONTEXTS.write().unwrap_or_else(PoisonError::into_inner).remove(&ctx);
+    CONTEXTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&ctx);
     thread::with(|thread| {
         if thread.current.get() == ctx {
-            thread.current.set(thread.pushed.borrow_mut().pop().unwrap_or_default());
+            thread
+                .current
+                .set(thread.pushed.borrow_mut().pop().unwrap_or_default());
         }
         Ok(())
     })
-}
-
-fn write<T>(to: *mut T, value: T) -> Result<(), CUresult> {
-    if to.is_null() {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    // SAFETY: not null; every caller passes on a pointer the CUDA API demands to be valid.
-    unsafe { to.write(value) };
-    Ok(())
 }

@@ -73,7 +73,11 @@ pub unsafe fn cuGetErrorString(error: CUresult, text: *mut *const c_char) -> Res
 
 fn error_text(found: Option<&'static CStr>, text: *mut *const c_char) -> Result<(), CUresult> {
     write(text, found.map_or(core::ptr::null(), CStr::as_ptr))?;
-    if found.is_some() { Ok(()) } else { Err(CUresult::INVALID_VALUE) }
+    if found.is_some() {
+        Ok(())
+    } else {
+        Err(CUresult::INVALID_VALUE)
+    }
 }
 
 /// `cuDeviceGetCount`.
@@ -106,7 +110,11 @@ pub unsafe fn cuDeviceGetName(name: *mut c_char, len: i32, dev: CUdevice) -> Res
 ///
 /// # Safety
 /// `text` is null or has `len` bytes.
-pub unsafe fn cuDeviceGetPCIBusId(text: *mut c_char, len: i32, dev: CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuDeviceGetPCIBusId(
+    text: *mut c_char,
+    len: i32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
     // SAFETY: the caller's contract.
     unsafe { copy_text(&device(dev)?.snapshot().pci_bus_id, text, len) }
 }
@@ -130,14 +138,21 @@ fn parse_pci(text: &str) -> Option<[u32; 4]> {
 ///
 /// # Safety
 /// `dev` is null or valid, `text` null or a C string.
-pub unsafe fn cuDeviceGetByPCIBusId(dev: *mut CUdevice, text: *const c_char) -> Result<(), CUresult> {
+pub unsafe fn cuDeviceGetByPCIBusId(
+    dev: *mut CUdevice,
+    text: *const c_char,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     if dev.is_null() || text.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
     // SAFETY: the caller's contract.
     let text = unsafe { CStr::from_ptr(text) };
-    let wanted = text.to_str().ok().and_then(parse_pci).ok_or(CUresult::INVALID_VALUE)?;
+    let wanted = text
+        .to_str()
+        .ok()
+        .and_then(parse_pci)
+        .ok_or(CUresult::INVALID_VALUE)?;
     let found = client.devices().iter().position(|device| {
         CStr::from_bytes_until_nul(&device.snapshot().pci_bus_id)
             .ok()
@@ -160,7 +175,11 @@ pub unsafe fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice) -> Result<()
 ///
 /// # Safety
 /// `value` is null or valid.
-pub unsafe fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, dev: CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuDeviceGetAttribute(
+    value: *mut i32,
+    attribute: i32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
     write(value, device(dev)?.attribute(attribute)?)
 }
 
@@ -169,7 +188,12 @@ pub unsafe fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, dev: CUdevic
 /// # Safety
 /// `uuid` is null or valid.
 pub unsafe fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> Result<(), CUresult> {
-    write(uuid, CUuuid { bytes: device(dev)?.uuid() })
+    write(
+        uuid,
+        CUuuid {
+            bytes: device(dev)?.uuid(),
+        },
+    )
 }
 
 /// `cuDeviceGetUuid_v2`.
@@ -177,14 +201,23 @@ pub unsafe fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> Result<(), CU
 /// # Safety
 /// `uuid` is null or valid.
 pub unsafe fn cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice) -> Result<(), CUresult> {
-    write(uuid, CUuuid { bytes: device(dev)?.snapshot().uuid_v2 })
+    write(
+        uuid,
+        CUuuid {
+            bytes: device(dev)?.snapshot().uuid_v2,
+        },
+    )
 }
 
 /// `cuDeviceGetLuid`: only Windows has such ids.
 ///
 /// # Safety
 /// Follows no pointers.
-pub unsafe fn cuDeviceGetLuid(_luid: *mut c_char, _mask: *mut u32, dev: CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuDeviceGetLuid(
+    _luid: *mut c_char,
+    _mask: *mut u32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
     device(dev)?;
     Err(CUresult::NOT_SUPPORTED)
 }
@@ -193,10 +226,20 @@ pub unsafe fn cuDeviceGetLuid(_luid: *mut c_char, _mask: *mut u32, dev: CUdevice
 ///
 /// # Safety
 /// Both pointers are null or valid.
-pub unsafe fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, dev: CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuDeviceComputeCapability(
+    major: *mut i32,
+    minor: *mut i32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
     let device = device(dev)?;
-    write(major, device.attribute(attribute::COMPUTE_CAPABILITY_MAJOR)?)?;
-    write(minor, device.attribute(attribute::COMPUTE_CAPABILITY_MINOR)?)
+    write(
+        major,
+        device.attribute(attribute::COMPUTE_CAPABILITY_MAJOR)?,
+    )?;
+    write(
+        minor,
+        device.attribute(attribute::COMPUTE_CAPABILITY_MINOR)?,
+    )
 }
 
 /// `cuDeviceGetProperties`.

@@ -17,7 +17,11 @@ pub fn var(name: &str) -> Option<String> {
     // at once.
     unsafe {
         let value = secure_getenv(name.as_ptr());
-        if value.is_null() { None } else { CStr::from_ptr(value).to_str().ok().map(str::to_owned) }
+        if value.is_null() {
+            None
+        } else {
+            CStr::from_ptr(value).to_str().ok().map(str::to_owned)
+        }
     }
 }
 

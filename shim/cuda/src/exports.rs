@@ -37,34 +37,60 @@ macro_rules! parameter {
 
 /// Refuses null for parameters that must point somewhere.
 macro_rules! check {
-    (out $arg:ident) => { if $arg.is_null() { return Err(CUresult::INVALID_VALUE); } };
-    (new $arg:ident) => { if $arg.is_null() { return Err(CUresult::INVALID_VALUE); } };
-    (src $arg:ident) => { if $arg.is_null() { return Err(CUresult::INVALID_VALUE); } };
+    (out $arg:ident) => {
+        if $arg.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+    };
+    (new $arg:ident) => {
+        if $arg.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+    };
+    (src $arg:ident) => {
+        if $arg.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+    };
     ($other:ident $arg:ident) => {};
 }
 
 /// Wire form of an argument.
 macro_rules! encode {
-    (val $client:ident $default:expr, $arg:ident) => { Word::of($arg) };
-    (live $client:ident $default:expr, $arg:ident) => { Word::of($arg) };
-    (end $client:ident $default:expr, $arg:ident) => { Word::of($arg) };
-    (dev $client:ident $default:expr, $arg:ident) => { Word::of($client.backend_ordinal($arg)?) };
-    (stream $client:ident $default:expr, $arg:ident) => { Word::of(stream::handle($client, $arg, $default)?) };
-    // SAFETY: checked for null; the caller gives a struct of this type.
-    (src $client:ident $default:expr, $arg:ident) => { unsafe { *$arg } };
-    ($out:ident $client:ident $default:expr, $arg:ident) => { [] };
+    (val $client:ident $default:expr, $arg:ident) => {
+        Word::of($arg)
+    };
+    (live $client:ident $default:expr, $arg:ident) => {
+        Word::of($arg)
+    };
+    (end $client:ident $default:expr, $arg:ident) => {
+        Word::of($arg)
+    };
+    (dev $client:ident $default:expr, $arg:ident) => {
+        Word::of($client.backend_ordinal($arg)?)
+    };
+    (stream $client:ident $default:expr, $arg:ident) => {
+        Word::of(stream::handle($client, $arg, $default)?)
+    };
+    (src $client:ident $default:expr, $arg:ident) => {
+        crate::read($arg)?
+    };
+    ($out:ident $client:ident $default:expr, $arg:ident) => {
+        []
+    };
 }
 
 /// Stores a result where the caller wants it.
 macro_rules! store {
-    // SAFETY: checked for null before the call.
-    (out $ty:ty, $arg:ident, $reply:ident) => { unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) } };
-    // SAFETY: as above.
-    (new $ty:ty, $arg:ident, $reply:ident) => { unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) } };
+    (out $ty:ty, $arg:ident, $reply:ident) => {
+        crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
+    };
+    (new $ty:ty, $arg:ident, $reply:ident) => {
+        crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
+    };
     (opt $ty:ty, $arg:ident, $reply:ident) => {
         if !$arg.is_null() {
-            // SAFETY: not null, and the caller gives a valid pointer or null.
-            unsafe { *$arg = <$ty as wire::Result>::from_wire($reply.$arg) }
+            crate::write($arg, <$ty as wire::Result>::from_wire($reply.$arg))?
         }
     };
     ($input:ident $ty:ty, $arg:ident, $reply:ident) => {};
@@ -180,10 +206,14 @@ cuda_stubs!(stubs);
 /// Names an unimplemented function in the log, once, and refuses.
 fn unsupported(name: &'static str) -> Result<(), CUresult> {
     static NAMED: std::sync::Mutex<Vec<&'static str>> = std::sync::Mutex::new(Vec::new());
-    let mut named = NAMED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut named = NAMED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !named.contains(&name) {
         named.push(name);
-        log::line(format_args!("{name} is not supported: CUDA_ERROR_NOT_SUPPORTED"));
+        log::line(format_args!(
+            "{name} is not supported: CUDA_ERROR_NOT_SUPPORTED"
+        ));
     }
     Err(CUresult::NOT_SUPPORTED)
 }

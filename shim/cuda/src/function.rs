@@ -56,9 +56,12 @@ pub fn forget_signatures() {
     GENERATION.fetch_add(1, Ordering::Release);
 }
 
+/// A remembered look-up: the generation it holds for, and what was found.
+type Remembered = Option<(u64, Arc<Info>)>;
+
 thread_local! {
     /// The last functions of this thread, by a few bits of the handle.
-    static RECENT: RefCell<[Option<(u64, Arc<Info>)>; 16]> = const { RefCell::new([const { None }; 16]) };
+    static RECENT: RefCell<[Remembered; 16]> = const { RefCell::new([const { None }; 16]) };
 }
 
 /// A function or kernel by its handle.
@@ -76,7 +79,10 @@ pub fn find(handle: u64) -> Result<Arc<Info>, CUresult> {
             return Ok(info.clone());
         }
         let functions = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner);
-        let info = functions.get(&handle).cloned().ok_or(CUresult::INVALID_HANDLE)?;
+        let info = functions
+            .get(&handle)
+            .cloned()
+            .ok_or(CUresult::INVALID_HANDLE)?;
         *place = Some((generation, info.clone()));
         Ok(info)
     })
@@ -94,7 +100,10 @@ pub fn enter(
     name: Option<CString>,
 ) -> Result<u64, CUresult> {
     let (head, mut rest) = read_prefix::<FunctionReply>(reply).ok_or(CUresult::UNKNOWN)?;
-    if let Some(known) = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner).get(&head.handle)
+    if let Some(known) = FUNCTIONS
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&head.handle)
         && known.container == container
         && known.is_kernel == is_kernel
         && (known.name.is_some() || name.is_none())
@@ -111,8 +120,14 @@ pub fn enter(
                 flags: u32::from(is_kernel),
             };
             let mut more = [0; vgpu_channel::reply::PAYLOAD_BYTES];
-            let len = call::call_variable(client, internal::PARAM_LAYOUT, &[args.as_bytes()], &mut more)?;
-            let (head, mut rest) = read_prefix::<FunctionReply>(&more[..len]).ok_or(CUresult::UNKNOWN)?;
+            let len = call::call_variable(
+                client,
+                internal::PARAM_LAYOUT,
+                &[args.as_bytes()],
+                &mut more,
+            )?;
+            let (head, mut rest) =
+                read_prefix::<FunctionReply>(&more[..len]).ok_or(CUresult::UNKNOWN)?;
             let before = params.len();
             take_params(&mut params, head.present, &mut rest);
             if params.len() == before {
@@ -122,7 +137,10 @@ pub fn enter(
     }
     let layout_known = head.flags & 1 == 0
         && params.iter().all(|param| {
-            param.offset.checked_add(param.size).is_some_and(|end| end <= head.params_len)
+            param
+                .offset
+                .checked_add(param.size)
+                .is_some_and(|end| end <= head.params_len)
         });
     let info = Arc::new(Info {
         handle: head.handle,
@@ -134,14 +152,19 @@ pub fn enter(
         attributes: Mutex::default(),
         occupancy: Mutex::default(),
     });
-    FUNCTIONS.write().unwrap_or_else(PoisonError::into_inner).insert(head.handle, info);
+    FUNCTIONS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(head.handle, info);
     forget_signatures();
     Ok(head.handle)
 }
 
 fn take_params(params: &mut Vec<Param>, present: u32, rest: &mut &[u8]) {
     for _ in 0..present {
-        let Some((param, tail)) = read_prefix::<Param>(rest) else { return };
+        let Some((param, tail)) = read_prefix::<Param>(rest) else {
+            return;
+        };
         params.push(param);
         *rest = tail;
     }
@@ -220,7 +243,10 @@ fn name(handle: u64, text: *mut *const c_char) -> Result<(), CUresult> {
 ///
 /// # Safety
 /// `text` is null or valid.
-pub unsafe fn cuFuncGetName(text: *mut *const c_char, function: CUfunction) -> Result<(), CUresult> {
+pub unsafe fn cuFuncGetName(
+    text: *mut *const c_char,
+    function: CUfunction,
+) -> Result<(), CUresult> {
     name(function.0, text)
 }
 
@@ -236,10 +262,19 @@ pub unsafe fn cuKernelGetName(text: *mut *const c_char, kernel: CUkernel) -> Res
 ///
 /// # Safety
 /// `value` is null or valid.
-pub unsafe fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: CUfunction) -> Result<(), CUresult> {
+pub unsafe fn cuFuncGetAttribute(
+    value: *mut i32,
+    attribute: i32,
+    function: CUfunction,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     let info = find(function.0)?;
-    let known = info.attributes.lock().unwrap_or_else(PoisonError::into_inner).get(&(attribute, -1)).copied();
+    let known = info
+        .attributes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&(attribute, -1))
+        .copied();
     if let Some(known) = known {
         return write(value, known);
     }
@@ -249,7 +284,12 @@ pub unsafe fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: CUfu
         function: Word::of(function),
     };
     let mut reply = wire::cuFuncGetAttribute::Reply::new_zeroed();
-    call::call(client, number::cuFuncGetAttribute, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuFuncGetAttribute,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let answer = reply.value.get();
     info.attributes
         .lock()
@@ -271,7 +311,12 @@ pub unsafe fn cuKernelGetAttribute(
     let client = client::entered()?;
     let info = find(kernel.0)?;
     let key = (attribute, dev.0);
-    let known = info.attributes.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+    let known = info
+        .attributes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+        .copied();
     if let Some(known) = known {
         return write(value, known);
     }
@@ -282,17 +327,31 @@ pub unsafe fn cuKernelGetAttribute(
         dev: Word::of(client.backend_ordinal(dev)?),
     };
     let mut reply = wire::cuKernelGetAttribute::Reply::new_zeroed();
-    call::call(client, number::cuKernelGetAttribute, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuKernelGetAttribute,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let answer = reply.value.get();
-    info.attributes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer);
+    info.attributes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key, answer);
     write(value, answer)
 }
 
 /// After a change of a function's settings: nothing remembered of it holds.
 fn changed(handle: u64) {
     if let Ok(info) = find(handle) {
-        info.attributes.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        info.occupancy.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        info.attributes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        info.occupancy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
     forget_signatures();
 }
@@ -314,7 +373,12 @@ pub unsafe fn cuKernelSetAttribute(
         kernel: Word::of(kernel),
         dev: Word::of(client.backend_ordinal(dev)?),
     };
-    call::call(client, number::cuKernelSetAttribute, &[args.as_bytes()], &mut [])?;
+    call::call(
+        client,
+        number::cuKernelSetAttribute,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     changed(kernel.0);
     Ok(())
 }
@@ -323,14 +387,23 @@ pub unsafe fn cuKernelSetAttribute(
 ///
 /// # Safety
 /// Takes no pointers.
-pub unsafe fn cuFuncSetAttribute(function: CUfunction, attribute: i32, value: i32) -> Result<(), CUresult> {
+pub unsafe fn cuFuncSetAttribute(
+    function: CUfunction,
+    attribute: i32,
+    value: i32,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     let args = wire::cuFuncSetAttribute::Args {
         function: Word::of(function),
         attribute: Word::of(attribute),
         value: Word::of(value),
     };
-    call::call(client, number::cuFuncSetAttribute, &[args.as_bytes()], &mut [])?;
+    call::call(
+        client,
+        number::cuFuncSetAttribute,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     changed(function.0);
     Ok(())
 }
@@ -341,8 +414,16 @@ pub unsafe fn cuFuncSetAttribute(function: CUfunction, attribute: i32, value: i3
 /// Takes no pointers.
 pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: u32) -> Result<(), CUresult> {
     let client = client::entered()?;
-    let args = wire::cuFuncSetCacheConfig::Args { function: Word::of(function), config: Word::of(config) };
-    call::call(client, number::cuFuncSetCacheConfig, &[args.as_bytes()], &mut [])?;
+    let args = wire::cuFuncSetCacheConfig::Args {
+        function: Word::of(function),
+        config: Word::of(config),
+    };
+    call::call(
+        client,
+        number::cuFuncSetCacheConfig,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     changed(function.0);
     Ok(())
 }
@@ -353,8 +434,16 @@ pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: u32) -> Result<
 /// Takes no pointers.
 pub unsafe fn cuFuncSetSharedMemConfig(function: CUfunction, config: u32) -> Result<(), CUresult> {
     let client = client::entered()?;
-    let args = wire::cuFuncSetSharedMemConfig::Args { function: Word::of(function), config: Word::of(config) };
-    call::call(client, number::cuFuncSetSharedMemConfig, &[args.as_bytes()], &mut [])?;
+    let args = wire::cuFuncSetSharedMemConfig::Args {
+        function: Word::of(function),
+        config: Word::of(config),
+    };
+    call::call(
+        client,
+        number::cuFuncSetSharedMemConfig,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     changed(function.0);
     Ok(())
 }
@@ -372,7 +461,12 @@ fn occupancy(question: Occupancy) -> Result<i32, CUresult> {
     let client = client::entered()?;
     let info = find(question.function.0)?;
     let key = (question.block, question.dynamic_shared, question.flags);
-    let known = info.occupancy.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+    let known = info
+        .occupancy
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+        .copied();
     if let Some(known) = known {
         return Ok(known);
     }
@@ -380,7 +474,16 @@ fn occupancy(question: Occupancy) -> Result<i32, CUresult> {
         object: question.function.0,
         attribute: question.flags,
         len: u32::from(info.is_kernel),
-        value: [question.block as u64, question.dynamic_shared as u64, 0, 0, 0, 0, 0, 0],
+        value: [
+            question.block as u64,
+            question.dynamic_shared as u64,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ],
     };
     let mut reply = wire::AttributeReply::default();
     call::call(
@@ -390,7 +493,10 @@ fn occupancy(question: Occupancy) -> Result<i32, CUresult> {
         reply.as_mut_bytes(),
     )?;
     let blocks = reply.value[0] as i32;
-    info.occupancy.lock().unwrap_or_else(PoisonError::into_inner).insert(key, blocks);
+    info.occupancy
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key, blocks);
     Ok(blocks)
 }
 
@@ -405,7 +511,15 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     dynamic_shared: usize,
     flags: u32,
 ) -> Result<(), CUresult> {
-    write(blocks, occupancy(Occupancy { function, block, dynamic_shared, flags })?)
+    write(
+        blocks,
+        occupancy(Occupancy {
+            function,
+            block,
+            dynamic_shared,
+            flags,
+        })?,
+    )
 }
 
 /// `cuOccupancyMaxActiveBlocksPerMultiprocessor`.
@@ -418,7 +532,15 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     block: i32,
     dynamic_shared: usize,
 ) -> Result<(), CUresult> {
-    write(blocks, occupancy(Occupancy { function, block, dynamic_shared, flags: 0 })?)
+    write(
+        blocks,
+        occupancy(Occupancy {
+            function,
+            block,
+            dynamic_shared,
+            flags: 0,
+        })?,
+    )
 }
 
 /// `cuOccupancyMaxPotentialBlockSize`.
@@ -435,7 +557,15 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSize(
 ) -> Result<(), CUresult> {
     // SAFETY: the caller's contract.
     unsafe {
-        cuOccupancyMaxPotentialBlockSizeWithFlags(min_grid, block, function, shared_of_block, dynamic_shared, limit, 0)
+        cuOccupancyMaxPotentialBlockSizeWithFlags(
+            min_grid,
+            block,
+            function,
+            shared_of_block,
+            dynamic_shared,
+            limit,
+            0,
+        )
     }
 }
 
@@ -462,7 +592,14 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     if find(function.0)?.is_kernel {
         let dev = crate::context::device()?;
         // SAFETY: a pointer to a local.
-        unsafe { cuKernelGetAttribute(&raw mut most, MAX_THREADS_PER_BLOCK, CUkernel(function.0), dev)? };
+        unsafe {
+            cuKernelGetAttribute(
+                &raw mut most,
+                MAX_THREADS_PER_BLOCK,
+                CUkernel(function.0),
+                dev,
+            )?
+        };
     } else {
         // SAFETY: a pointer to a local.
         unsafe { cuFuncGetAttribute(&raw mut most, MAX_THREADS_PER_BLOCK, function)? };
@@ -478,13 +615,22 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
             Some(shared_of_block) => unsafe { shared_of_block(threads) },
             None => dynamic_shared,
         };
-        let blocks = occupancy(Occupancy { function, block: threads, dynamic_shared: shared, flags })?;
+        let blocks = occupancy(Occupancy {
+            function,
+            block: threads,
+            dynamic_shared: shared,
+            flags,
+        })?;
         if threads.saturating_mul(blocks) > best.0 {
             best = (threads.saturating_mul(blocks), threads, blocks);
         }
         size -= warp;
     }
-    write(min_grid, best.2.saturating_mul(device.attribute(MULTIPROCESSOR_COUNT)?))?;
+    write(
+        min_grid,
+        best.2
+            .saturating_mul(device.attribute(MULTIPROCESSOR_COUNT)?),
+    )?;
     write(block, best.1)
 }
 

@@ -76,7 +76,7 @@ pub fn locate(image: *const c_void) -> Result<Image, CUresult> {
     if image.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // SAFETY (of every read below): the program passed this pointer to a CUDA load function, whose
+    // SAFETY: for every read below: the program passed this pointer to a CUDA load function, whose
     // contract is that a complete image lies there; only what its headers announce is read. Reads
     // are unaligned because PTX text and embedded images need not be aligned.
     unsafe {
@@ -109,7 +109,9 @@ pub fn locate(image: *const c_void) -> Result<Image, CUresult> {
 /// A terminated text lies at `start`.
 unsafe fn text(start: *const u8) -> Image {
     // SAFETY: the caller's contract.
-    let len = unsafe { CStr::from_ptr(start.cast::<c_char>()) }.to_bytes().len();
+    let len = unsafe { CStr::from_ptr(start.cast::<c_char>()) }
+        .to_bytes()
+        .len();
     Image { start, len }
 }
 
@@ -118,7 +120,10 @@ unsafe fn text(start: *const u8) -> Image {
 unsafe fn fatbin(start: *const u8) -> Result<Image, CUresult> {
     // SAFETY: the caller's contract: the header is 16 bytes.
     let (header, body) = unsafe {
-        (start.add(6).cast::<u16>().read_unaligned(), start.add(8).cast::<u64>().read_unaligned())
+        (
+            start.add(6).cast::<u16>().read_unaligned(),
+            start.add(8).cast::<u64>().read_unaligned(),
+        )
     };
     extent(start, u64::from(header).checked_add(body))
 }
@@ -128,17 +133,27 @@ unsafe fn fatbin(start: *const u8) -> Result<Image, CUresult> {
 unsafe fn elf(start: *const u8) -> Result<Image, CUresult> {
     // SAFETY: the caller's contract.
     let header = unsafe { start.cast::<ElfHeader>().read_unaligned() };
-    let table = |offset: u64, size: u16, count: u16| {
-        offset.checked_add(u64::from(size) * u64::from(count))
-    };
-    let mut end = table(header.program_offset, header.program_size, header.program_count)
-        .max(table(header.section_offset, header.section_size, header.section_count));
+    let table =
+        |offset: u64, size: u16, count: u16| offset.checked_add(u64::from(size) * u64::from(count));
+    let mut end = table(
+        header.program_offset,
+        header.program_size,
+        header.program_count,
+    )
+    .max(table(
+        header.section_offset,
+        header.section_size,
+        header.section_count,
+    ));
     if usize::from(header.section_size) == size_of::<ElfSection>() {
         for index in 0..usize::from(header.section_count) {
             let at = usize::try_from(header.section_offset).map_err(|_| CUresult::INVALID_IMAGE)?;
             // SAFETY: the header announces this section header.
             let section = unsafe {
-                start.add(at + index * size_of::<ElfSection>()).cast::<ElfSection>().read_unaligned()
+                start
+                    .add(at + index * size_of::<ElfSection>())
+                    .cast::<ElfSection>()
+                    .read_unaligned()
             };
             if section.kind != SHT_NOBITS {
                 end = end.max(section.offset.checked_add(section.size));
@@ -150,7 +165,10 @@ unsafe fn elf(start: *const u8) -> Result<Image, CUresult> {
 
 fn extent(start: *const u8, len: Option<u64>) -> Result<Image, CUresult> {
     match len {
-        Some(len) if len > 0 && len <= MAX_IMAGE => Ok(Image { start, len: len as usize }),
+        Some(len) if len > 0 && len <= MAX_IMAGE => Ok(Image {
+            start,
+            len: len as usize,
+        }),
         _ => Err(CUresult::INVALID_IMAGE),
     }
 }
@@ -186,7 +204,10 @@ mod tests {
         let mut fatbin = vec![0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0];
         fatbin.extend_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(located(&fatbin), Err(CUresult::INVALID_IMAGE));
-        assert_eq!(locate(core::ptr::null()).map(|image| image.len), Err(CUresult::INVALID_VALUE));
+        assert_eq!(
+            locate(core::ptr::null()).map(|image| image.len),
+            Err(CUresult::INVALID_VALUE)
+        );
     }
 
     #[test]

@@ -6,11 +6,15 @@ use std::io::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Characters of a line.
+const MAX_CHARS: usize = 500;
+
 /// Lines after which the shim stays silent.
 const MAX_LINES: u32 = 2000;
 
-static ENABLED: LazyLock<bool> =
-    LazyLock::new(|| crate::environment::var("VGPU_LOG").is_some_and(|value| value != "0" && !value.is_empty()));
+static ENABLED: LazyLock<bool> = LazyLock::new(|| {
+    crate::environment::var("VGPU_LOG").is_some_and(|value| value != "0" && !value.is_empty())
+});
 
 static LINES: AtomicU32 = AtomicU32::new(0);
 
@@ -28,7 +32,7 @@ pub fn line(text: fmt::Arguments<'_>) {
     if count < MAX_LINES {
         let mut text = format!("vgpu[{}]: {text}", std::process::id());
         text.retain(|c| !c.is_control());
-        text.truncate(text.floor_char_boundary(500));
+        text = text.chars().take(MAX_CHARS).collect();
         text.push('\n');
         // Nothing to be done about a closed stderr.
         let _ = std::io::stderr().write_all(text.as_bytes());

@@ -35,7 +35,11 @@ static INDEX: LazyLock<HashMap<&'static str, Versions>> = LazyLock::new(|| {
     for export in exports::all().filter(|export| export.since > 0) {
         let (base, per_thread) = base_name(export);
         let versions = index.entry(base).or_default();
-        let list = if per_thread { &mut versions.per_thread } else { &mut versions.plain };
+        let list = if per_thread {
+            &mut versions.per_thread
+        } else {
+            &mut versions.plain
+        };
         list.push((export.since, export.address));
     }
     for versions in index.values_mut() {
@@ -48,7 +52,9 @@ static INDEX: LazyLock<HashMap<&'static str, Versions>> = LazyLock::new(|| {
 /// The name programs ask for, and whether the export is the per-thread one.
 fn base_name(export: &Export) -> (&'static str, bool) {
     let name = export.name;
-    let plain = name.strip_suffix("_ptsz").or_else(|| name.strip_suffix("_ptds"));
+    let plain = name
+        .strip_suffix("_ptsz")
+        .or_else(|| name.strip_suffix("_ptds"));
     let stem = plain.unwrap_or(name);
     let base = ["_v2", "_v3", "_v4"]
         .iter()
@@ -59,7 +65,9 @@ fn base_name(export: &Export) -> (&'static str, bool) {
 
 /// Address and query status for a look-up.
 fn look_up(name: &str, version: u32, flags: u64) -> (*const c_void, u32) {
-    let Some(versions) = INDEX.get(name) else { return (core::ptr::null(), NOT_FOUND) };
+    let Some(versions) = INDEX.get(name) else {
+        return (core::ptr::null(), NOT_FOUND);
+    };
     let list = if flags & PER_THREAD != 0 && !versions.per_thread.is_empty() {
         &versions.per_thread
     } else {
@@ -120,7 +128,9 @@ mod tests {
     use super::*;
 
     fn name_of(address: *const c_void) -> Option<&'static str> {
-        exports::all().find(|export| export.address == address).map(|export| export.name)
+        exports::all()
+            .find(|export| export.address == address)
+            .map(|export| export.name)
     }
 
     #[track_caller]
@@ -140,7 +150,12 @@ mod tests {
         resolves("cuMemAlloc", 13000, 0, Ok("cuMemAlloc_v2"));
         resolves("cuCtxGetDevice", 12090, 0, Ok("cuCtxGetDevice"));
         resolves("cuCtxGetDevice", 13000, 0, Ok("cuCtxGetDevice_v2"));
-        resolves("cuStreamGetCaptureInfo", 12030, 0, Ok("cuStreamGetCaptureInfo_v3"));
+        resolves(
+            "cuStreamGetCaptureInfo",
+            12030,
+            0,
+            Ok("cuStreamGetCaptureInfo_v3"),
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use vgpu_channel::staging::Chunk;
 use vgpu_channel::timeline::{later, reached};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::{call as number, internal};
@@ -63,8 +64,10 @@ pub struct State {
     id: AtomicU64,
 }
 
-static STREAMS: LazyLock<RwLock<HashMap<(CUcontext, CUstream), Arc<State>>>> =
-    LazyLock::new(RwLock::default);
+/// Streams by handle; legacy streams also by context, since they share one handle.
+type Streams = HashMap<(CUcontext, CUstream), Arc<State>>;
+
+static STREAMS: LazyLock<RwLock<Streams>> = LazyLock::new(RwLock::default);
 
 /// Moves whenever a stream goes away, so that threads drop what they remember.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -84,14 +87,22 @@ thread_local! {
 /// # Errors
 /// `INVALID_CONTEXT` for a default stream without a current context, `INVALID_HANDLE` for what is
 /// no stream.
-pub fn find(client: &Client, stream: CUstream, default: NullStream) -> Result<Arc<State>, CUresult> {
+pub fn find(
+    client: &Client,
+    stream: CUstream,
+    default: NullStream,
+) -> Result<Arc<State>, CUresult> {
     let ctx = thread::with(|thread| Ok(thread.current.get()))?;
     let stream = match (stream, default) {
         (CUstream::NULL, NullStream::Legacy) => CUstream::LEGACY,
         (CUstream::NULL, NullStream::PerThread) => CUstream::PER_THREAD,
         (other, _) => other,
     };
-    let stream = if stream == CUstream::PER_THREAD { own(client, ctx)? } else { stream };
+    let stream = if stream == CUstream::PER_THREAD {
+        own(client, ctx)?
+    } else {
+        stream
+    };
     let generation = GENERATION.load(Ordering::Acquire);
     RECENT.with_borrow_mut(|recent| {
         let place = &mut recent[(stream.0 >> 4 ^ stream.0 >> 12) as usize % 8];
@@ -115,7 +126,11 @@ fn find_slow(client: &Client, stream: CUstream, ctx: CUcontext) -> Result<Arc<St
     } else {
         (CUcontext::NULL, stream)
     };
-    if let Some(state) = STREAMS.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    if let Some(state) = STREAMS
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+    {
         return Ok(state.clone());
     }
     if stream != CUstream::LEGACY {
@@ -130,7 +145,11 @@ fn find_slow(client: &Client, stream: CUstream, ctx: CUcontext) -> Result<Arc<St
 ///
 /// # Errors
 /// As [`find`].
-pub fn handle(client: &Client, stream: CUstream, default: NullStream) -> Result<CUstream, CUresult> {
+pub fn handle(
+    client: &Client,
+    stream: CUstream,
+    default: NullStream,
+) -> Result<CUstream, CUresult> {
     find(client, stream, default).map(|state| state.handle)
 }
 
@@ -140,10 +159,18 @@ fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
     if ctx.is_null() {
         return Err(CUresult::INVALID_CONTEXT);
     }
-    let known = OWN.with_borrow(|own| own.iter().find(|(of, _)| *of == ctx).map(|(_, stream)| *stream));
+    let known = OWN.with_borrow(|own| {
+        own.iter()
+            .find(|(of, _)| *of == ctx)
+            .map(|(_, stream)| *stream)
+    });
     if let Some(stream) = known {
         let key = (CUcontext::NULL, stream);
-        if STREAMS.read().unwrap_or_else(PoisonError::into_inner).contains_key(&key) {
+        if STREAMS
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&key)
+        {
             return Ok(stream);
         }
         OWN.with_borrow_mut(|own| own.retain(|(of, _)| *of != ctx));
@@ -168,16 +195,29 @@ fn id_of(stream: CUstream, default: NullStream) -> Result<u64, CUresult> {
     if known != 0 {
         return Ok(known);
     }
-    let args = wire::cuStreamGetId::Args { stream: Word::of(state.handle), id: [] };
+    let args = wire::cuStreamGetId::Args {
+        stream: Word::of(state.handle),
+        id: [],
+    };
     let mut reply = wire::cuStreamGetId::Reply::new_zeroed();
-    call::call(client, number::cuStreamGetId, &[args.as_bytes()], reply.as_mut_bytes())?;
+    call::call(
+        client,
+        number::cuStreamGetId,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
     let id = reply.id.get();
     state.id.store(id, Ordering::Relaxed);
     Ok(id)
 }
 
 impl State {
-    fn new(client: &Client, handle: CUstream, ctx: CUcontext, flags: u32) -> Result<Self, CUresult> {
+    fn new(
+        client: &Client,
+        handle: CUstream,
+        ctx: CUcontext,
+        flags: u32,
+    ) -> Result<Self, CUresult> {
         // Everything up to now counts as reached: nothing of this stream has been sent yet.
         let start = client.stamp_now().wrapping_sub(1);
         let word = client.new_word(start)?;
@@ -243,8 +283,9 @@ impl State {
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let span = count / FLUSH_EVERY;
-        if count % FLUSH_EVERY == 0 && span >= SPANS_IN_FLIGHT {
-            let wanted = self.spans[((span - SPANS_IN_FLIGHT) % 8) as usize].load(Ordering::Acquire);
+        if count.is_multiple_of(FLUSH_EVERY) && span >= SPANS_IN_FLIGHT {
+            let wanted =
+                self.spans[((span - SPANS_IN_FLIGHT) % 8) as usize].load(Ordering::Acquire);
             client.wait_word(|| self.reached(client, wanted))?;
         }
         let last_of_span = count % FLUSH_EVERY == FLUSH_EVERY - 1;
@@ -299,10 +340,9 @@ impl State {
 
     /// Whether completion may be learnt from the word rather than from the driver.
     pub fn may_use_word(&self, client: &Client) -> bool {
-        self.word != 0
-            && !client.real_sync_only()
-            && !client.capturing()
-            && !(self.is_legacy() && blocking_streams(self.ctx))
+        let drivers_own = client.real_sync_only() || client.capturing();
+        let would_add_barrier = self.is_legacy() && blocking_streams(self.ctx);
+        self.word != 0 && !drivers_own && !would_add_barrier
     }
 
     /// Makes sure that the word will be written behind the last command; gives the stamp to wait for.
@@ -311,7 +351,10 @@ impl State {
         if reached(self.flushed.load(Ordering::Acquire), last) {
             return Ok(last);
         }
-        let args = wire::Flush { stream: self.handle.0, word: self.word };
+        let args = wire::Flush {
+            stream: self.handle.0,
+            word: self.word,
+        };
         let stamp = client.send_from_thread(internal::FLUSH, args.as_bytes())?;
         self.posted(stamp, true);
         Ok(stamp)
@@ -319,8 +362,16 @@ impl State {
 
     /// `cuStreamSynchronize` by the driver itself.
     pub fn real_sync(&self, client: &Client, thread: &Thread, lane: &Lane) -> Result<(), CUresult> {
-        let args = wire::cuStreamSynchronize::Args { stream: Word::of(self.handle) };
-        let result = call::real_call(client, thread, lane, number::cuStreamSynchronize, args.as_bytes());
+        let args = wire::cuStreamSynchronize::Args {
+            stream: Word::of(self.handle),
+        };
+        let result = call::real_call(
+            client,
+            thread,
+            lane,
+            number::cuStreamSynchronize,
+            args.as_bytes(),
+        );
         client.drain_output();
         result
     }
@@ -352,7 +403,11 @@ pub enum Wait {
 impl Wait {
     /// How waits in the current context go.
     pub fn of(ctx: CUcontext) -> Self {
-        if context::blocking_sync(ctx) { Wait::Sleep } else { Wait::Spin }
+        if context::blocking_sync(ctx) {
+            Wait::Sleep
+        } else {
+            Wait::Spin
+        }
     }
 }
 
@@ -370,15 +425,106 @@ fn advance(word: &AtomicU32, stamp: u32) {
 /// All live streams of a context.
 fn of_context(ctx: CUcontext) -> Vec<Arc<State>> {
     let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
-    streams.values().filter(|state| state.ctx == ctx).cloned().collect()
+    streams
+        .values()
+        .filter(|state| state.ctx == ctx)
+        .cloned()
+        .collect()
 }
 
 /// Whether a context has streams, other than the legacy one, that synchronise with it.
 fn blocking_streams(ctx: CUcontext) -> bool {
     let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
-    streams
-        .values()
-        .any(|state| state.ctx == ctx && !state.is_legacy() && state.flags & CU_STREAM_NON_BLOCKING == 0)
+    streams.values().any(|state| {
+        state.ctx == ctx && !state.is_legacy() && state.flags & CU_STREAM_NON_BLOCKING == 0
+    })
+}
+
+/// When a staged block may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// The worker has handed the command to the driver, which takes parameters at once.
+    Issued,
+    /// The device has executed the command.
+    Done,
+}
+
+/// Shared memory for bytes on their way, waiting for room if need be.
+///
+/// # Errors
+/// `OUT_OF_MEMORY` for more than the whole ring; errors of what is waited for.
+pub fn stage(client: &Client, len: u64) -> Result<Chunk, CUresult> {
+    if len > client.staging().capacity() {
+        return Err(CUresult::OUT_OF_MEMORY);
+    }
+    loop {
+        if let Some(chunk) = client.staging().alloc(len, client.channel()) {
+            return Ok(chunk);
+        }
+        match client.staging().oldest() {
+            Some((word, stamp)) => wait_for_word(client, word, stamp)?,
+            // All of it is being filled by other threads.
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Waits until the timeline word at `word` has reached `stamp`, having it written if need be.
+fn wait_for_word(client: &Client, word: u64, stamp: u32) -> Result<(), CUresult> {
+    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+    let owner = streams.values().find(|state| state.word == word).cloned();
+    drop(streams);
+    let Some(owner) = owner else {
+        // The stream is gone and its work with it.
+        client.staging().release_word(word);
+        return Ok(());
+    };
+    if reached(client.word(word), stamp) {
+        return Ok(());
+    }
+    if owner.may_use_word(client) && !reached(owner.flushed.load(Ordering::Acquire), stamp) {
+        owner.flush(client)?;
+    }
+    if reached(owner.flushed.load(Ordering::Acquire), stamp) {
+        return client.wait_word(|| reached(client.word(word), stamp));
+    }
+    context::with_current(owner.ctx, || {
+        thread::with(|thread| owner.real_sync(client, thread, thread.lane(client)?))
+    })?;
+    client.staging().release_word(word);
+    Ok(())
+}
+
+/// Gives a staged block back when the command that uses it no longer needs it.
+///
+/// # Errors
+/// The command's own, passed on; errors of what is waited for.
+pub fn unstage(
+    client: &Client,
+    chunk: &Chunk,
+    state: &State,
+    sent: Result<u32, CUresult>,
+    until: Until,
+) -> Result<u32, CUresult> {
+    let stamp = match sent {
+        Ok(stamp) => stamp,
+        Err(error) => {
+            client.staging().release(chunk.ticket);
+            return Err(error);
+        }
+    };
+    // A post that travelled as a call has been issued, and executed unless a capture is active.
+    let called = client.posts_are_calls();
+    if called && (until == Until::Issued || !client.capturing()) {
+        client.staging().release(chunk.ticket);
+    } else if let Some(word) = state.word_address().filter(|_| !called) {
+        client.staging().release_at(chunk.ticket, word, stamp);
+    } else {
+        let done = thread::with(|thread| state.real_sync(client, thread, thread.lane(client)?));
+        client.staging().release(chunk.ticket);
+        done?;
+    }
+    Ok(stamp)
 }
 
 /// Whether every stream of every context has done all that was sent.
@@ -396,7 +542,10 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     call::deliver(client)?;
     let streams = of_context(ctx);
     if !client.real_sync_only() && !client.capturing() {
-        let dirty: Vec<_> = streams.iter().filter(|state| !state.is_idle(client)).collect();
+        let dirty: Vec<_> = streams
+            .iter()
+            .filter(|state| !state.is_idle(client))
+            .collect();
         if dirty.is_empty() && streams.iter().all(|state| state.word != 0) {
             return client.sticky();
         }
@@ -439,9 +588,17 @@ fn create(client: &Client, flags: u32, priority: Option<i32>) -> Result<CUstream
     let ctx = context::required()?;
     let handle: CUstream = match priority {
         None => {
-            let args = wire::cuStreamCreate::Args { stream: [], flags: Word::of(flags) };
+            let args = wire::cuStreamCreate::Args {
+                stream: [],
+                flags: Word::of(flags),
+            };
             let mut reply = wire::cuStreamCreate::Reply::new_zeroed();
-            call::call(client, number::cuStreamCreate, &[args.as_bytes()], reply.as_mut_bytes())?;
+            call::call(
+                client,
+                number::cuStreamCreate,
+                &[args.as_bytes()],
+                reply.as_mut_bytes(),
+            )?;
             reply.stream.get()
         }
         Some(priority) => {
@@ -451,7 +608,12 @@ fn create(client: &Client, flags: u32, priority: Option<i32>) -> Result<CUstream
                 priority: Word::of(priority),
             };
             let mut reply = wire::cuStreamCreateWithPriority::Reply::new_zeroed();
-            call::call(client, number::cuStreamCreateWithPriority, &[args.as_bytes()], reply.as_mut_bytes())?;
+            call::call(
+                client,
+                number::cuStreamCreateWithPriority,
+                &[args.as_bytes()],
+                reply.as_mut_bytes(),
+            )?;
             reply.stream.get()
         }
     };
@@ -502,8 +664,15 @@ pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Result<(), CUresult> {
         return Err(CUresult::INVALID_HANDLE);
     }
     find(client, stream, NullStream::Legacy)?;
-    let args = wire::cuStreamDestroy_v2::Args { stream: Word::of(stream) };
-    call::call(client, number::cuStreamDestroy_v2, &[args.as_bytes()], &mut [])?;
+    let args = wire::cuStreamDestroy_v2::Args {
+        stream: Word::of(stream),
+    };
+    call::call(
+        client,
+        number::cuStreamDestroy_v2,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
     let gone = STREAMS
         .write()
         .unwrap_or_else(PoisonError::into_inner)
@@ -558,7 +727,9 @@ pub unsafe fn cuStreamQuery(default: NullStream, stream: CUstream) -> Result<(),
         return Ok(());
     }
     let last = state.last();
-    let args = wire::cuStreamQuery::Args { stream: Word::of(state.handle) };
+    let args = wire::cuStreamQuery::Args {
+        stream: Word::of(state.handle),
+    };
     call::call(client, number::cuStreamQuery, &[args.as_bytes()], &mut [])?;
     state.completed(last);
     client.drain_output();
@@ -569,7 +740,11 @@ pub unsafe fn cuStreamQuery(default: NullStream, stream: CUstream) -> Result<(),
 ///
 /// # Safety
 /// `flags` is null or valid.
-pub unsafe fn cuStreamGetFlags(default: NullStream, stream: CUstream, flags: *mut u32) -> Result<(), CUresult> {
+pub unsafe fn cuStreamGetFlags(
+    default: NullStream,
+    stream: CUstream,
+    flags: *mut u32,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     write(flags, find(client, stream, default)?.flags)
 }
@@ -578,7 +753,11 @@ pub unsafe fn cuStreamGetFlags(default: NullStream, stream: CUstream, flags: *mu
 ///
 /// # Safety
 /// `ctx` is null or valid.
-pub unsafe fn cuStreamGetCtx(default: NullStream, stream: CUstream, ctx: *mut CUcontext) -> Result<(), CUresult> {
+pub unsafe fn cuStreamGetCtx(
+    default: NullStream,
+    stream: CUstream,
+    ctx: *mut CUcontext,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     write(ctx, find(client, stream, default)?.ctx)
 }
@@ -587,17 +766,28 @@ pub unsafe fn cuStreamGetCtx(default: NullStream, stream: CUstream, ctx: *mut CU
 ///
 /// # Safety
 /// `dev` is null or valid.
-pub unsafe fn cuStreamGetDevice(default: NullStream, stream: CUstream, dev: *mut CUdevice) -> Result<(), CUresult> {
+pub unsafe fn cuStreamGetDevice(
+    default: NullStream,
+    stream: CUstream,
+    dev: *mut CUdevice,
+) -> Result<(), CUresult> {
     let client = client::entered()?;
     let ctx = find(client, stream, default)?.ctx;
-    write(dev, context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?)
+    write(
+        dev,
+        context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?,
+    )
 }
 
 /// `cuStreamGetId`.
 ///
 /// # Safety
 /// `out` is null or valid.
-pub unsafe fn cuStreamGetId(default: NullStream, stream: CUstream, out: *mut u64) -> Result<(), CUresult> {
+pub unsafe fn cuStreamGetId(
+    default: NullStream,
+    stream: CUstream,
+    out: *mut u64,
+) -> Result<(), CUresult> {
     write(out, id_of(stream, default)?)
 }
 
@@ -612,7 +802,12 @@ fn attribute(
 ) -> Result<(), CUresult> {
     let client = client::entered()?;
     let state = find(client, stream, default)?;
-    let args = wire::AttributeRequest { object: state.handle.0, attribute, len: 64, value };
+    let args = wire::AttributeRequest {
+        object: state.handle.0,
+        attribute,
+        len: 64,
+        value,
+    };
     call::call(client, number, &[args.as_bytes()], reply)
 }
 
@@ -627,7 +822,14 @@ pub unsafe fn cuStreamGetAttribute(
     value: *mut CUlaunchAttributeValue,
 ) -> Result<(), CUresult> {
     let mut reply = wire::AttributeReply::default();
-    attribute(default, stream, which, [0; 8], number::cuStreamGetAttribute, reply.as_mut_bytes())?;
+    attribute(
+        default,
+        stream,
+        which,
+        [0; 8],
+        number::cuStreamGetAttribute,
+        reply.as_mut_bytes(),
+    )?;
     write(value, CUlaunchAttributeValue { words: reply.value })
 }
 
@@ -646,7 +848,14 @@ pub unsafe fn cuStreamSetAttribute(
     }
     // SAFETY: not null; the caller gives a valid value.
     let words = unsafe { (*value).words };
-    attribute(default, stream, which, words, number::cuStreamSetAttribute, &mut [])
+    attribute(
+        default,
+        stream,
+        which,
+        words,
+        number::cuStreamSetAttribute,
+        &mut [],
+    )
 }
 
 /// Posts one of the memory operations of a stream.
@@ -658,7 +867,14 @@ fn memory_operation(
 ) -> Result<(), CUresult> {
     let client = client::entered()?;
     let state = find(client, stream, default)?;
-    call::post(client, number, &state, &[&args(state.handle)], Completion::Lazy).map(|_| ())
+    call::post(
+        client,
+        number,
+        &state,
+        &[&args(state.handle)],
+        Completion::Lazy,
+    )
+    .map(|_| ())
 }
 
 macro_rules! memory_operations {

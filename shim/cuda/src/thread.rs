@@ -41,7 +41,10 @@ thread_local! {
 }
 
 /// Thread indices and reply slots of threads that ended, for reuse.
-static FREE: Mutex<Free> = Mutex::new(Free { next: 0, lanes: Vec::new() });
+static FREE: Mutex<Free> = Mutex::new(Free {
+    next: 0,
+    lanes: Vec::new(),
+});
 
 struct Free {
     next: u32,
@@ -50,7 +53,9 @@ struct Free {
 
 /// Runs `body` with the calling thread's state; `DEINITIALIZED` while the thread is being torn down.
 pub fn with<T>(body: impl FnOnce(&Thread) -> Result<T, CUresult>) -> Result<T, CUresult> {
-    THREAD.try_with(body).unwrap_or(Err(CUresult::DEINITIALIZED))
+    THREAD
+        .try_with(body)
+        .unwrap_or(Err(CUresult::DEINITIALIZED))
 }
 
 impl Thread {
@@ -59,7 +64,11 @@ impl Thread {
         if let Some(lane) = self.lane.get() {
             return Ok(lane);
         }
-        let reused = FREE.lock().unwrap_or_else(PoisonError::into_inner).lanes.pop();
+        let reused = FREE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .lanes
+            .pop();
         let (index, slot) = match reused {
             Some(lane) => lane,
             None => {
@@ -71,7 +80,11 @@ impl Thread {
             }
         };
         client.reset_reply_slot(slot);
-        Ok(self.lane.get_or_init(|| Lane { index, slot, sequence: Cell::new(0) }))
+        Ok(self.lane.get_or_init(|| Lane {
+            index,
+            slot,
+            sequence: Cell::new(0),
+        }))
     }
 }
 
@@ -79,9 +92,17 @@ impl Drop for Thread {
     fn drop(&mut self) {
         let Some(lane) = self.lane.take() else { return };
         // In a forked child, or with the worker gone, there is nobody to tell.
-        let Ok(client) = client::entered() else { return };
-        if client.notify(lane.index, lane.slot, internal::THREAD_EXIT).is_ok() {
-            FREE.lock().unwrap_or_else(PoisonError::into_inner).lanes.push((lane.index, lane.slot));
+        let Ok(client) = client::entered() else {
+            return;
+        };
+        if client
+            .notify(lane.index, lane.slot, internal::THREAD_EXIT)
+            .is_ok()
+        {
+            FREE.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .lanes
+                .push((lane.index, lane.slot));
         }
     }
 }

@@ -6,7 +6,9 @@
 
 /// Ordinals of the backend's devices that are visible, in the program's order.
 pub fn visible(setting: Option<&str>, uuids: &[[u8; 16]]) -> Vec<usize> {
-    let Some(setting) = setting else { return (0..uuids.len()).collect() };
+    let Some(setting) = setting else {
+        return (0..uuids.len()).collect();
+    };
     let mut chosen = Vec::new();
     for entry in setting.split(',') {
         match parse(entry.trim(), uuids) {

@@ -201,15 +201,16 @@ impl<M: RingMemory> Producer<M> {
             // SYNC POINT (B'), pairs with the store below: what the thread that refreshed the cache acquired, we acquire.
             let cached = self.cached_tail.load(Ordering::Acquire);
             let used = head.wrapping_sub(cached);
-            if used > slots {
-                // Our head is older than the cached tail.
+            if used > u64::MAX / 2 {
+                // The cached tail is ahead of our head, which is therefore outdated.
                 head = self.head.load(Ordering::Relaxed);
                 continue;
             }
-            if used + need > slots && !self.refresh_tail(cached) {
-                return Err(ReserveError::Full);
-            }
-            if used + need > slots {
+            // More than `slots` in use only means that the cached tail is an old one.
+            if used.saturating_add(need) > slots {
+                if !self.refresh_tail(cached) {
+                    return Err(ReserveError::Full);
+                }
                 head = self.head.load(Ordering::Relaxed);
                 continue;
             }
@@ -243,8 +244,8 @@ impl<M: RingMemory> Producer<M> {
         if advance == 0 || advance > head.wrapping_sub(cached) {
             return self.cached_tail.load(Ordering::Relaxed) != cached;
         }
-        // SYNC POINT (B').
-        self.cached_tail.store(tail, Ordering::Release);
+        // SYNC POINT (B'). Never backwards, though another thread may have read a newer tail meanwhile.
+        self.cached_tail.fetch_max(tail, Ordering::Release);
         true
     }
 
@@ -540,7 +541,9 @@ impl<M: RingMemory> Consumer<M> {
     /// After waking, call [`Consumer::finish_sleep`].
     #[must_use = "sleep only if true"]
     pub fn prepare_sleep(&self) -> bool {
-        self.memory.sleeping().store(1, Ordering::Relaxed);
+        // A swap, not a store: a producer that saw an earlier announcement may be about to swap it away, and a model
+        // checker follows the order of two swaps where it loses that of a swap and a store.
+        self.memory.sleeping().swap(1, Ordering::Relaxed);
         // The proof is in the module's "Waking the consumer"; pairs with `Producer::publish`.
         fence(Ordering::SeqCst);
         if self.ready() {
@@ -552,7 +555,7 @@ impl<M: RingMemory> Consumer<M> {
 
     /// Takes the announcement of [`Consumer::prepare_sleep`] back.
     pub fn finish_sleep(&self) {
-        self.memory.sleeping().store(0, Ordering::Relaxed);
+        self.memory.sleeping().swap(0, Ordering::Relaxed);
     }
 
     /// The ring's memory.

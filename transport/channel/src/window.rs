@@ -261,9 +261,9 @@ impl Reservation {
 struct Gap {
     start: u64,
     end: u64,
-    /// The map below is the `brk` heap.
+    /// It begins where the `brk` heap ends.
     above_heap: bool,
-    /// The map above is the main stack.
+    /// The next map above is the main stack.
     below_stack: bool,
 }
 
@@ -404,5 +404,97 @@ fn steer(window: &Window) -> Result<(), WindowError> {
         Ok(())
     } else {
         Err(WindowError::NotSteered(landed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_has_one_place() {
+        for window in &WINDOWS {
+            assert_eq!(Window::by_index(window.index), Some(window));
+            assert!(window.end() <= 0x5000_0000_0000);
+            assert!(window.low >= 8 * GIB && window.low + window.low_len <= 512 * GIB);
+            for (address, place) in [
+                (window.high - 1, Place::Outside),
+                (window.high, Place::Shared),
+                (window.driver() - 1, Place::Shared),
+                (window.driver(), Place::Driver),
+                (window.end() - 1, Place::Driver),
+                (window.end(), Place::Outside),
+                (window.low - 1, Place::Outside),
+                (window.low, Place::Low),
+                (0x3_0200_0000, Place::Low),
+                (0x2a_9a00_0000, Place::Low),
+                (window.low + window.low_len, Place::Outside),
+                (0, Place::Outside),
+                (u64::MAX, Place::Outside),
+            ] {
+                assert_eq!(
+                    window.classify(address),
+                    place,
+                    "{address:#x} in window {}",
+                    window.index
+                );
+            }
+        }
+        assert_eq!(Window::by_index(4), None);
+    }
+
+    #[test]
+    fn gaps_are_what_lies_between_maps() {
+        let maps = "1000-2000 r-xp 0 00:00 0 /bin/x\n\
+                    2000-3000 rw-p 0 00:00 0 [heap]\n\
+                    nonsense\n\
+                    8000-9000 rw-p 0 00:00 0\n\
+                    f000-10000 rw-p 0 00:00 0 [stack]\n\
+                    ffffffffff600000-ffffffffff601000 --xp 0 00:00 0 [vsyscall]\n";
+        let gap = |start, end, above_heap, below_stack| Gap {
+            start,
+            end,
+            above_heap,
+            below_stack,
+        };
+        assert_eq!(
+            gaps(maps, 0x800, 0x20000),
+            [
+                gap(0x800, 0x1000, false, false),
+                gap(0x3000, 0x8000, true, false),
+                gap(0x9000, 0xf000, false, true),
+                gap(0x10000, 0x20000, false, false),
+            ]
+        );
+        assert_eq!(
+            gaps(maps, 0x4000, 0x7000),
+            [gap(0x4000, 0x7000, false, false)]
+        );
+        assert_eq!(gaps(maps, 0x8000, 0x9000), []);
+        assert_eq!(gaps("", 1, 2), [gap(1, 2, false, false)]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
+    fn a_window_is_held_once() {
+        let first = Reservation::for_client().unwrap();
+        let index = first.window().index;
+        assert!(
+            matches!(Reservation::for_client_at(index), Err(WindowError::Taken(i)) if i == index)
+        );
+        assert!(matches!(
+            Reservation::for_server(index),
+            Err(WindowError::Taken(_))
+        ));
+        assert!(
+            matches!(Reservation::for_client(), Err(WindowError::AllTaken)),
+            "the low range is the same one"
+        );
+        drop(first);
+        assert!(Reservation::for_server(index).is_ok());
+        assert!(matches!(
+            Reservation::for_server(99),
+            Err(WindowError::Unknown(99))
+        ));
     }
 }

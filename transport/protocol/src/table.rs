@@ -170,7 +170,7 @@ macro_rules! cuda_calls {
         // Memory pools.
         125 call/lane/unsafe hand/hand cuMemAllocAsync @11020 | cuMemAllocAsync_ptsz @11020 (dptr: out CUdeviceptr, bytes: val usize, stream: stream CUstream);
         126 call/lane/unsafe hand/hand cuMemAllocFromPoolAsync @11020 | cuMemAllocFromPoolAsync_ptsz @11020 (dptr: out CUdeviceptr, bytes: val usize, pool: live CUmemoryPool, stream: stream CUstream);
-        127 post/issuer/safe auto/hand cuMemFreeAsync @11020 | cuMemFreeAsync_ptsz @11020 (dptr: val CUdeviceptr, stream: stream CUstream);
+        127 post/issuer/safe hand/hand cuMemFreeAsync @11020 | cuMemFreeAsync_ptsz @11020 (dptr: val CUdeviceptr, stream: stream CUstream);
         128 call/lane/unsafe hand/hand cuMemPoolCreate @11020 (pool: new CUmemoryPool, props: raw *const CUmemPoolProps);
         129 call/lane/unsafe auto/auto cuMemPoolDestroy @11020 (pool: end CUmemoryPool);
         130 call/lane/unsafe auto/auto cuMemPoolTrimTo @11020 (pool: live CUmemoryPool, keep: val usize);
@@ -227,7 +227,7 @@ macro_rules! cuda_calls {
         177 call/issuer/safe auto/auto cuStreamGetPriority @5050 | cuStreamGetPriority_ptsz @7000 (stream: stream CUstream, priority: out i32);
         178 call/issuer/safe hand/auto cuStreamGetId @12000 | cuStreamGetId_ptsz @12000 (stream: stream CUstream, id: out u64);
         179 local/guest/safe hand/none cuStreamGetCtx @9020 | cuStreamGetCtx_ptsz @9020 (stream: stream CUstream, ctx: out CUcontext);
-        180 call/issuer/safe auto/auto cuStreamGetDevice @12080 | cuStreamGetDevice_ptsz @12080 (stream: stream CUstream, dev: out CUdevice);
+        180 local/guest/safe hand/none cuStreamGetDevice @12080 | cuStreamGetDevice_ptsz @12080 (stream: stream CUstream, dev: out CUdevice);
         181 call/issuer/safe auto/auto cuStreamCopyAttributes @11000 | cuStreamCopyAttributes_ptsz @11000 (dst: stream CUstream, src: stream CUstream);
         182 call/issuer/safe hand/hand cuStreamGetAttribute @11000 | cuStreamGetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *mut CUlaunchAttributeValue);
         183 call/issuer/safe hand/hand cuStreamSetAttribute @11000 | cuStreamSetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *const CUlaunchAttributeValue);
@@ -259,7 +259,7 @@ macro_rules! cuda_calls {
         206 call/lane/unsafe hand/auto cuGraphInstantiateWithFlags @11040 (exec: new CUgraphExec, graph: live CUgraph, flags: val u64);
         207 call/lane/unsafe hand/hand cuGraphInstantiateWithParams @12000 | cuGraphInstantiateWithParams_ptsz @12000 (exec: new CUgraphExec, graph: live CUgraph, params: raw *mut CUDA_GRAPH_INSTANTIATE_PARAMS);
         208 local/guest/unsafe hand/none cuGraphInstantiate_v2 @11000 (exec: raw *mut CUgraphExec, graph: raw CUgraph, error_node: raw *mut CUgraphNode, log: raw *mut c_char, log_size: val usize);
-        209 call/lane/safe auto/auto cuGraphExecDestroy @10000 (exec: end CUgraphExec);
+        209 call/lane/safe hand/auto cuGraphExecDestroy @10000 (exec: end CUgraphExec);
         210 post/issuer/safe hand/auto cuGraphLaunch @10000 | cuGraphLaunch_ptsz @10000 (exec: live CUgraphExec, stream: stream CUstream);
         211 call/lane/safe auto/auto cuGraphUpload @11010 | cuGraphUpload_ptsz @11010 (exec: live CUgraphExec, stream: stream CUstream);
         212 call/lane/unsafe hand/hand cuGraphExecUpdate_v2 @12000 (exec: live CUgraphExec, graph: live CUgraph, result: raw *mut CUgraphExecUpdateResultInfo);

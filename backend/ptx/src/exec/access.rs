@@ -79,12 +79,25 @@ pub(crate) struct Local {
 }
 
 impl Local {
+    /// Bytes that `reserve(need)` will add.
+    pub(crate) fn growth(&self, need: usize) -> usize {
+        if need <= self.stride {
+            0
+        } else {
+            (Self::stride_for(need) - self.stride) * LANES
+        }
+    }
+
+    fn stride_for(need: usize) -> usize {
+        need.next_power_of_two().max(64)
+    }
+
     /// Makes at least `need` bytes available to each lane; contents stay.
     pub(crate) fn reserve(&mut self, need: usize) {
         if need <= self.stride {
             return;
         }
-        let stride = need.next_power_of_two().max(64);
+        let stride = Self::stride_for(need);
         let mut bigger = Bytes::zeroed(stride * LANES);
         if self.stride > 0 {
             let (old, new) = (self.stride / 16, stride / 16);
@@ -105,11 +118,15 @@ impl Local {
         };
     }
 
-    /// Zeroes a range of every lane, for variables of a new activation.
-    pub(crate) fn zero(&mut self, from: usize, len: usize) {
+    /// Zeroes a range of the lanes in `mask`, for variables of a new activation. Other lanes may be
+    /// using the same range for another activation.
+    pub(crate) fn zero(&mut self, from: usize, len: usize, mask: u32) {
         let (from, words) = (from / 16, len.div_ceil(16));
-        for lane in self.bytes.words.chunks_mut((self.stride / 16).max(1)) {
-            if let Some(part) = lane.get_mut(from..from + words) {
+        let rows = self.bytes.words.chunks_mut((self.stride / 16).max(1));
+        for (lane, row) in rows.enumerate().take(LANES) {
+            if mask >> lane & 1 != 0
+                && let Some(part) = row.get_mut(from..from + words)
+            {
                 part.fill(0);
             }
         }

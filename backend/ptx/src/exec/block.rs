@@ -104,7 +104,7 @@ impl BarrierOp {
             }
             barrier.expected = expected;
         }
-        barrier.arrived += mask.count_ones();
+        barrier.arrived = barrier.arrived.saturating_add(mask.count_ones());
         let epoch = barrier.epoch;
         let waits = !matches!(self.kind, BarrierKind::Arrive);
         if waits && let Some(w) = barrier.waiting.get_mut(warp as usize) {
@@ -113,7 +113,8 @@ impl BarrierOp {
         if let BarrierKind::Count(_, p) | BarrierKind::All(_, p) | BarrierKind::Any(_, p) =
             self.kind
         {
-            barrier.votes += (cx.frame.pred_src(p) & mask).count_ones();
+            let votes = (cx.frame.pred_src(p) & mask).count_ones();
+            barrier.votes = barrier.votes.saturating_add(votes);
         }
         let expected = if barrier.expected == 0 {
             live
@@ -210,11 +211,19 @@ fn spend(total: &AtomicU64, spent: u64, budget: Option<u64>) -> Result<(), Fault
 
 /// Runs one block to its end.
 pub(super) fn run(cx: &mut Cx<'_>) -> Result<(), Fault> {
+    let mut warps = Vec::new();
+    let result = run_warps(cx, &mut warps);
+    for warp in &warps {
+        cx.shares.release(warp.charged());
+    }
+    result
+}
+
+fn run_warps(cx: &mut Cx<'_>, warps: &mut Vec<Warp>) -> Result<(), Fault> {
     let threads = cx.launch.block.iter().product::<u32>();
     cx.shared.clear();
     let mut block = Block::new(threads);
     block.spent = cx.clock;
-    let mut warps = Vec::new();
     for index in 0..threads.div_ceil(WARP_SIZE) {
         let lanes = (threads - index * WARP_SIZE).min(WARP_SIZE);
         warps.push(Warp::new(index, u32::MAX >> (WARP_SIZE - lanes), cx)?);
@@ -222,7 +231,7 @@ pub(super) fn run(cx: &mut Cx<'_>) -> Result<(), Fault> {
     loop {
         let before = cx.clock;
         let mut running = false;
-        for warp in &mut warps {
+        for warp in warps.iter_mut() {
             if warp.live() != 0 {
                 running |= warp.run(cx, &mut block)? != Turn::Done;
             }
@@ -231,7 +240,7 @@ pub(super) fn run(cx: &mut Cx<'_>) -> Result<(), Fault> {
             return block.check(cx);
         }
         if cx.clock == before {
-            return Err(deadlock(cx, &warps));
+            return Err(deadlock(cx, warps));
         }
     }
 }

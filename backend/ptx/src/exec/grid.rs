@@ -12,6 +12,9 @@ use crate::{MAX_BLOCK_THREADS, MAX_SHARED_BYTES};
 /// Most CPU threads used for one launch.
 const MAX_CPU_THREADS: usize = 256;
 
+/// Most bytes of registers and local memory of all blocks in flight.
+const MAX_THREAD_STATE: u64 = 4 << 30;
+
 /// What the CPU threads of one launch share.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
@@ -20,7 +23,28 @@ pub(crate) struct Shares {
     pub(super) stop: AtomicBool,
     /// Warp instructions executed so far.
     pub(super) spent: AtomicU64,
+    /// Bytes of registers and local memory in use.
+    state: AtomicU64,
     failure: Mutex<Option<Fault>>,
+}
+
+impl Shares {
+    /// Counts memory that a warp is about to take.
+    pub(super) fn charge(&self, bytes: u64) -> Result<(), Fault> {
+        let before = self.state.fetch_add(bytes, Relaxed);
+        if before.saturating_add(bytes) <= MAX_THREAD_STATE {
+            return Ok(());
+        }
+        self.state.fetch_sub(bytes, Relaxed);
+        let why = format!(
+            "the threads in flight need more than {MAX_THREAD_STATE} bytes of registers and local memory,"
+        );
+        Err(Fault::new(FaultKind::StackOverflow, why))
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.state.fetch_sub(bytes, Relaxed);
+    }
 }
 
 /// Runs a launch to its end.
@@ -71,7 +95,9 @@ fn check(kernel: &Kernel, launch: &Launch<'_>) -> Result<u64, LaunchError> {
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
         return bad(format!("grid [{gx},{gy},{gz}]"));
     }
-    let threads = u64::from(bx) * u64::from(by) * u64::from(bz.min(65));
+    let threads = u64::from(bx)
+        .saturating_mul(u64::from(by))
+        .saturating_mul(u64::from(bz));
     if threads == 0 || bz > 64 || threads > u64::from(MAX_BLOCK_THREADS) {
         return bad(format!("block [{bx},{by},{bz}]"));
     }
@@ -123,6 +149,7 @@ fn work(kernel: &Kernel, launch: &Launch<'_>, shares: &Shares, blocks: u64) {
         block: [0; 3],
         warp: 0,
         live: 0,
+        polls: 0,
         clock: 0,
     };
     cx.params.fill_from(params);

@@ -21,6 +21,9 @@ const MAX_FRAME_BYTES: usize = 64 << 20;
 /// another lane of their warp do not starve it.
 const SPINS_PER_GROUP: u32 = 4096;
 
+/// The same for loops that look at memory others write: likely locks, where every turn is wasted.
+const POLLS_PER_GROUP: u32 = 64;
+
 /// Jumps backwards and calls after which another warp gets a turn, and the budget is checked.
 const JUMPS_PER_TURN: u32 = 16_384;
 
@@ -75,7 +78,11 @@ pub(super) struct Warp {
     live: u32,
     groups: Vec<Group>,
     activations: Vec<Option<Activation>>,
+    /// Places in `activations` that are `None`.
+    free: Vec<usize>,
     frame_bytes: usize,
+    /// Bytes counted in the launch's total.
+    charged: u64,
     local: Local,
     stamp: u64,
 }
@@ -104,6 +111,11 @@ impl Warp {
             stamp: 0,
         });
         Ok(warp)
+    }
+
+    /// Bytes to give back when the warp is gone.
+    pub(super) fn charged(&self) -> u64 {
+        self.charged
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -163,10 +175,13 @@ impl Warp {
                 format!("call depth {depth}, {local_end} bytes of local memory"),
             ));
         }
+        let charge = (bytes + self.local.growth(local_end as usize)) as u64;
+        cx.shares.charge(charge)?;
+        self.charged += charge;
         self.frame_bytes += bytes;
         self.local.reserve(local_end as usize);
         self.local
-            .zero(local_base as usize, code.local_bytes as usize);
+            .zero(local_base as usize, code.local_bytes as usize, mask);
         let mut frame = Frame::new(&code.image);
         fill_specials(&mut frame, code, cx, self.index, local_base);
         let activation = Activation {
@@ -177,16 +192,12 @@ impl Warp {
             local_base,
             live: mask,
         };
-        match self.activations.iter().position(Option::is_none) {
-            Some(free) => {
-                self.activations[free] = Some(activation);
-                Ok(free)
-            }
-            None => {
-                self.activations.push(Some(activation));
-                Ok(self.activations.len() - 1)
-            }
+        let at = self.free.pop().unwrap_or(self.activations.len());
+        match self.activations.get_mut(at) {
+            Some(place) => *place = Some(activation),
+            None => self.activations.push(Some(activation)),
         }
+        Ok(at)
     }
 
     /// Runs until the warp ends, waits for other warps, or has had its turn.
@@ -306,6 +317,7 @@ impl Warp {
         let limit = self.limit(group.activation, group.pc);
         let alone = self.groups.iter().all(|g| g.state != State::Run);
         let mut spins = 0;
+        cx.polls = 0;
         let next = self.step(&mut group, code, limit, alone, &mut spins, cx, block, jumps);
         // The activation may be gone when its last lanes returned.
         if let Some(Some(activation)) = self.activations.get_mut(group.activation) {
@@ -482,7 +494,12 @@ impl Warp {
     ) -> Result<Option<Next>, Fault> {
         *spins += 1;
         *jumps += 1;
-        let crowded = !alone && *spins >= SPINS_PER_GROUP;
+        let mut crowded = !alone && *spins >= SPINS_PER_GROUP;
+        if cx.polls >= POLLS_PER_GROUP {
+            cx.polls = 0;
+            crowded = !alone;
+            *jumps += JUMPS_PER_TURN / 8;
+        }
         if !crowded && *jumps < JUMPS_PER_TURN {
             return Ok(None);
         }
@@ -611,6 +628,9 @@ impl Warp {
                 .bytes()
                 .max(cx.frame.bytes() * usize::from(activation.frame.bytes() == 0));
             self.frame_bytes = self.frame_bytes.saturating_sub(bytes);
+            self.free.push(index);
+            cx.shares.release(bytes as u64);
+            self.charged = self.charged.saturating_sub(bytes as u64);
         }
     }
 

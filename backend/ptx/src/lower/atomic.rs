@@ -67,8 +67,16 @@ fn update_of(name: &str, ty: Type) -> Lowered<Update> {
     })
 }
 
-fn atomic_op<T: Word>(at: Address, d: Option<Any>, b: Any, c: Option<Any>, f: Update) -> Op {
+fn atomic_op<T: Word>(
+    at: Address,
+    d: Option<Any>,
+    b: Any,
+    c: Option<Any>,
+    f: Update,
+    polls: u32,
+) -> Op {
     Box::new(move |cx, mask| {
+        cx.polls = cx.polls.saturating_add(polls);
         let addrs = at.lanes(&cx.frame);
         let places = cx.places(at.space, &addrs, mask, size_of::<T>() as u32, Intent::Write)?;
         let b = read_any(cx, b);
@@ -115,6 +123,7 @@ impl<'a> Lower<'_, 'a> {
         }
         let ty = form.ty()?;
         let f = update_of(name, ty)?;
+        let polls = u32::from(matches!(name, "cas" | "exch"));
         let size = ty.size();
         let first = usize::from(form.base == "atom");
         let d = if first == 1 {
@@ -130,9 +139,9 @@ impl<'a> Lower<'_, 'a> {
             None
         };
         op(match size {
-            2 => atomic_op::<u16>(at, d, b, c, f),
-            4 => atomic_op::<u32>(at, d, b, c, f),
-            8 => atomic_op::<u64>(at, d, b, c, f),
+            2 => atomic_op::<u16>(at, d, b, c, f, polls),
+            4 => atomic_op::<u32>(at, d, b, c, f, polls),
+            8 => atomic_op::<u64>(at, d, b, c, f, polls),
             _ => return not_supported(),
         })
     }

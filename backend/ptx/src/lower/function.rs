@@ -8,6 +8,9 @@ use crate::ast::{self, Instruction, Space, Statement, Type, Variable};
 use crate::exec::{Call, Function, Inst, Kind, PredSrc, Target};
 use crate::{MAX_LOCAL_BYTES, MAX_PARAM_BYTES};
 
+/// Most `.reg name<n>` lists in one scope. Compilers make about ten; each costs time at look-up.
+const MAX_FAMILIES: usize = 256;
+
 /// What a name means in a scope.
 #[derive(Debug, Clone)]
 pub(super) enum Binding {
@@ -184,12 +187,7 @@ impl<'a> Lower<'_, 'a> {
 
     /// A module-scope shared variable.
     pub(super) fn module_shared(&mut self, name: &str) -> Lowered<Option<Binding>> {
-        let ast = self.program.ast;
-        let Some(v) = ast
-            .variables
-            .iter()
-            .find(|v| v.space == Space::Shared && v.name == name)
-        else {
+        let Some(v) = self.program.shared_variables.get(name).copied() else {
             return Ok(None);
         };
         self.shared_variable(v, &v.name).map(Some)
@@ -225,6 +223,12 @@ impl<'a> Lower<'_, 'a> {
                 None => self.bind(&r.name, Binding::Register(r.ty)),
                 Some(count) => {
                     if let Some(scope) = self.scopes.last_mut() {
+                        if scope.families.len() >= MAX_FAMILIES {
+                            return unsupported(format!(
+                                "line {}: more than {MAX_FAMILIES} lists of registers in a scope",
+                                self.function.line
+                            ));
+                        }
                         scope.families.push((r.name.clone(), count, r.ty));
                     }
                 }

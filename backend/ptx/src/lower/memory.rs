@@ -99,10 +99,11 @@ fn load_lanes<T: Word>(places: &Places, mask: u32, offset: u32, sign: bool) -> [
     out
 }
 
-fn load_op<T: Word>(at: Address, to: Vec<Option<Any>>, sign: bool) -> Op {
+fn load_op<T: Word>(at: Address, to: Vec<Option<Any>>, sign: bool, polls: u32) -> Op {
     let each = size_of::<T>() as u32;
     let total = each * to.len() as u32;
     Box::new(move |cx, mask| {
+        cx.polls = cx.polls.saturating_add(polls);
         let addrs = at.lanes(&cx.frame);
         let places = cx.places(at.space, &addrs, mask, total, Intent::Read)?;
         for (n, d) in to.iter().enumerate() {
@@ -179,11 +180,12 @@ impl<'a> Lower<'_, 'a> {
         }
         let at = self.address(source, space_of(form))?;
         let sign = ty.is_signed();
+        let polls = u32::from(form.one_of(&["volatile", "acquire", "relaxed"]).is_some());
         op(match size {
-            1 => load_op::<u8>(at, to, sign),
-            2 => load_op::<u16>(at, to, sign),
-            4 => load_op::<u32>(at, to, sign),
-            _ => load_op::<u64>(at, to, sign),
+            1 => load_op::<u8>(at, to, sign, polls),
+            2 => load_op::<u16>(at, to, sign, polls),
+            4 => load_op::<u32>(at, to, sign, polls),
+            _ => load_op::<u64>(at, to, sign, polls),
         })
     }
 

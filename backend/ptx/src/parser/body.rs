@@ -75,7 +75,7 @@ impl<'a> Parser<'a> {
     fn local_variables(&mut self, is_extern: bool, out: &mut Vec<Statement>) -> Result<()> {
         let line = self.line;
         out.extend(
-            self.variables(is_extern)?
+            self.declared(is_extern)?
                 .into_iter()
                 .map(|v| Statement::Variable(v, line)),
         );

@@ -21,7 +21,7 @@ struct Shape {
 
 impl<'a> Parser<'a> {
     /// `.space [.align n] [.vN] .type name[dims] [= init], …;`
-    pub(super) fn variables(&mut self, is_extern: bool) -> Result<Vec<Variable>> {
+    pub(super) fn declared(&mut self, is_extern: bool) -> Result<Vec<Variable>> {
         let space = match self.word("a state space")? {
             ".global" => Space::Global,
             ".const" => Space::Const,

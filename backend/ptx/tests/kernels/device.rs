@@ -27,7 +27,12 @@ pub struct Device {
 // pointers alone while a launch may run.
 unsafe impl Memory for Device {
     fn range_of(&self, addr: u64) -> Option<Range<u64>> {
-        self.allocations.lock().unwrap().iter().map(|a| a.0.clone()).find(|r| r.contains(&addr))
+        self.allocations
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|a| a.0.clone())
+            .find(|r| r.contains(&addr))
     }
 }
 
@@ -35,7 +40,10 @@ impl Device {
     pub fn alloc(&self, bytes: usize) -> u64 {
         let mut words = vec![0u128; bytes.div_ceil(16)].into_boxed_slice();
         let start = words.as_mut_ptr().expose_provenance() as u64;
-        self.allocations.lock().unwrap().push((start..start + bytes as u64, words));
+        self.allocations
+            .lock()
+            .unwrap()
+            .push((start..start + bytes as u64, words));
         start
     }
 
@@ -73,7 +81,11 @@ impl Device {
 
     pub fn load(&self, text: &str) -> LinkedModule {
         let module = Module::parse(text).unwrap();
-        let addresses: Vec<u64> = module.globals().iter().map(|g| self.alloc(g.size as usize)).collect();
+        let addresses: Vec<u64> = module
+            .globals()
+            .iter()
+            .map(|g| self.alloc(g.size as usize))
+            .collect();
         let linked = module.link(&addresses).unwrap();
         for (index, address) in addresses.iter().enumerate() {
             let bytes = linked.initial_bytes(index);
@@ -114,8 +126,16 @@ impl Device {
     }
 
     /// Launches a line of blocks.
-    pub fn run(&self, module: &LinkedModule, kernel: &str, grid: u32, block: u32, args: &[Arg<'_>]) {
-        self.try_launch(module, kernel, [grid, 1, 1], [block, 1, 1], 0, args).unwrap();
+    pub fn run(
+        &self,
+        module: &LinkedModule,
+        kernel: &str,
+        grid: u32,
+        block: u32,
+        args: &[Arg<'_>],
+    ) {
+        self.try_launch(module, kernel, [grid, 1, 1], [block, 1, 1], 0, args)
+            .unwrap();
     }
 }
 
@@ -143,7 +163,10 @@ pub struct Numbers(pub u64);
 
 impl Numbers {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         let v = self.0 ^ self.0 >> 29;
         v.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ v >> 32
     }

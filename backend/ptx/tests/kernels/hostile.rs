@@ -12,10 +12,16 @@ const FIXTURES: [&str; 4] = [
 
 /// Parses, links and lowers every kernel; tells whether the text parsed.
 fn take(text: &str) -> bool {
-    let Ok(module) = Module::parse(text) else { return false };
+    let Ok(module) = Module::parse(text) else {
+        return false;
+    };
     let names: Vec<String> = module.kernels().map(str::to_string).collect();
-    let addresses: Vec<u64> = (0..module.globals().len() as u64).map(|i| 0x10_0000 + i * 4096).collect();
-    let Ok(linked) = module.link(&addresses) else { return true };
+    let addresses: Vec<u64> = (0..module.globals().len() as u64)
+        .map(|i| 0x10_0000 + i * 4096)
+        .collect();
+    let Ok(linked) = module.link(&addresses) else {
+        return true;
+    };
     for index in 0..linked.module().globals().len() {
         linked.initial_bytes(index);
     }
@@ -75,10 +81,22 @@ fn changed_bytes() {
 #[test]
 fn changed_words() {
     let mut numbers = Numbers(11);
-    let numbers_to_try = ["0", "-1", "4294967295", "18446744073709551615", "9223372036854775808", "65536", "%r1", "%rd9999", "_"];
+    let numbers_to_try = [
+        "0",
+        "-1",
+        "4294967295",
+        "18446744073709551615",
+        "9223372036854775808",
+        "65536",
+        "%r1",
+        "%rd9999",
+        "_",
+    ];
     for round in 0..800 {
         let text = FIXTURES[round % FIXTURES.len()];
-        let mut words: Vec<&str> = text.split_inclusive([' ', '\t', ',', '.', ';', '<', '[', ']', '+']).collect();
+        let mut words: Vec<&str> = text
+            .split_inclusive([' ', '\t', ',', '.', ';', '<', '[', ']', '+'])
+            .collect();
         for _ in 0..1 + numbers.next() % 3 {
             let at = numbers.next() as usize % words.len();
             if numbers.next() % 2 == 0 {
@@ -107,9 +125,16 @@ fn huge_declarations() {
         "brx.idx %r1, nothing;",
         "call nothing, ();",
     ] {
-        assert!(take(&format!("{head}.entry k(.param .u32 p0) {{ {body} ret; }}")), "{body}");
+        assert!(
+            take(&format!("{head}.entry k(.param .u32 p0) {{ {body} ret; }}")),
+            "{body}"
+        );
     }
-    let many: String = (0..200_000).map(|i| format!(".reg .b64 %x{i}; mov.u64 %x{i}, {i};\n")).collect();
+    let many: String = (0..200_000)
+        .map(|i| format!(".reg .b64 %x{i}; mov.u64 %x{i}, {i};\n"))
+        .collect();
     assert!(take(&format!("{head}.entry k() {{ {many} ret; }}")));
-    assert!(!take(&format!("{head}.global .b8 a[18446744073709551615][2];")));
+    assert!(!take(&format!(
+        "{head}.global .b8 a[18446744073709551615][2];"
+    )));
 }

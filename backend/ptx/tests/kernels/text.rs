@@ -61,7 +61,9 @@ fn warp_wide_instructions_gather_diverged_lanes() {
         @%p1 bra HERE;
         add.u32 %r2, %r2, 100;
         HERE: shfl.sync.bfly.b32 %r1, %r2, 16, 31, -1;");
-    let expected: Vec<u32> = (0..32).map(|l| if l < 16 { l + 116 } else { l - 16 }).collect();
+    let expected: Vec<u32> = (0..32)
+        .map(|l| if l < 16 { l + 116 } else { l - 16 })
+        .collect();
     assert_eq!(got, expected);
 }
 
@@ -130,12 +132,18 @@ fn refusals_name_kernel_line_and_instruction() {
         "kernel 'k': line 7: instruction 'wmma.load.a.sync.aligned.row.m16n16k16.global.f16': \
          not supported by the software device"
     );
-    assert!(refusal("tex.2d.v4.f32.f32 {%f1,%f2,%f3,%f4}, [t, {%f1,%f2}];").contains("'tex.2d.v4.f32.f32'"));
+    assert!(
+        refusal("tex.2d.v4.f32.f32 {%f1,%f2,%f3,%f4}, [t, {%f1,%f2}];")
+            .contains("'tex.2d.v4.f32.f32'")
+    );
     assert!(refusal("frobnicate.b32 %r1, %r2;").contains("'frobnicate.b32'"));
     assert!(refusal("add.s32.strange %r1, %r2, %r3;").contains("not supported"));
     assert!(refusal("add.s32 %r1, %rd1, %r3;").contains("'%rd1' is not 32 bits wide"));
     let module = Module::parse(&kernel("")).unwrap().link(&[]).unwrap();
-    assert!(matches!(module.kernel("other"), Err(LowerError::NotFound(_))));
+    assert!(matches!(
+        module.kernel("other"),
+        Err(LowerError::NotFound(_))
+    ));
 }
 
 #[test]
@@ -144,7 +152,18 @@ fn required_blocks_are_enforced() {
     let device = Device::default();
     let module = device.load(&text);
     let kernel = module.kernel("k").unwrap();
-    assert_eq!((kernel.max_threads(), kernel.required_block()), (16, Some([8, 2, 1])));
-    assert!(device.try_launch(&module, "k", [1, 1, 1], [8, 2, 1], 0, &[Int(1)]).is_ok());
-    assert!(device.try_launch(&module, "k", [1, 1, 1], [16, 1, 1], 0, &[Int(1)]).is_err());
+    assert_eq!(
+        (kernel.max_threads(), kernel.required_block()),
+        (16, Some([8, 2, 1]))
+    );
+    assert!(
+        device
+            .try_launch(&module, "k", [1, 1, 1], [8, 2, 1], 0, &[Int(1)])
+            .is_ok()
+    );
+    assert!(
+        device
+            .try_launch(&module, "k", [1, 1, 1], [16, 1, 1], 0, &[Int(1)])
+            .is_err()
+    );
 }

@@ -10,7 +10,13 @@ fn reduction_by_shuffles() {
     let module = device.load(TEXT);
     let values: Vec<i32> = (0..10_000).map(|i| (i * 37) % 1000 - 300).collect();
     let out = device.zeros::<u64>(1);
-    device.run(&module, "reduce", 7, 256, &[Pointer(device.upload(&values)), Pointer(out), Int(10_000)]);
+    device.run(
+        &module,
+        "reduce",
+        7,
+        256,
+        &[Pointer(device.upload(&values)), Pointer(out), Int(10_000)],
+    );
     let sum: i64 = values.iter().map(|v| i64::from(*v)).sum();
     assert_eq!(device.read::<i64>(out, 1)[0], sum);
 }
@@ -22,7 +28,9 @@ fn scan_in_dynamic_shared_memory() {
     let values: Vec<u32> = (0..512).map(|i| i % 17).collect();
     let out = device.zeros::<u32>(512);
     let args = [Pointer(device.upload(&values)), Pointer(out)];
-    device.try_launch(&module, "scan", [2, 1, 1], [256, 1, 1], 2 * 256 * 4, &args).unwrap();
+    device
+        .try_launch(&module, "scan", [2, 1, 1], [256, 1, 1], 2 * 256 * 4, &args)
+        .unwrap();
     let got: Vec<u32> = device.read(out, 512);
     for block in 0..2 {
         let mut sum = 0;
@@ -33,7 +41,10 @@ fn scan_in_dynamic_shared_memory() {
     }
     // Without the memory it asks for, the same kernel runs into the end of what there is.
     let short = device.try_launch(&module, "scan", [1, 1, 1], [256, 1, 1], 64, &args);
-    assert!(matches!(short, Err(LaunchError::IllegalAddress(_))), "{short:?}");
+    assert!(
+        matches!(short, Err(LaunchError::IllegalAddress(_))),
+        "{short:?}"
+    );
 }
 
 #[test]
@@ -60,7 +71,13 @@ fn histogram_by_atomics() {
     let mut numbers = Numbers(5);
     let values: Vec<u8> = (0..50_000).map(|_| (numbers.next() % 200) as u8).collect();
     let bins = device.zeros::<u32>(256);
-    device.run(&module, "histogram", 6, 192, &[Pointer(device.upload(&values)), Pointer(bins), Int(50_000)]);
+    device.run(
+        &module,
+        "histogram",
+        6,
+        192,
+        &[Pointer(device.upload(&values)), Pointer(bins), Int(50_000)],
+    );
     let mut expected = vec![0u32; 256];
     values.iter().for_each(|v| expected[usize::from(*v)] += 1);
     assert_eq!(device.read::<u32>(bins, 256), expected);
@@ -70,19 +87,32 @@ fn histogram_by_atomics() {
 fn votes_and_matches() {
     let device = Device::default();
     let module = device.load(TEXT);
-    let values: Vec<i32> = (0..64).map(|i| if i < 32 { (i * 13) % 40 } else { 50 + i }).collect();
+    let values: Vec<i32> = (0..64)
+        .map(|i| if i < 32 { (i * 13) % 40 } else { 50 + i })
+        .collect();
     let out = device.zeros::<u32>(256);
-    device.run(&module, "votes", 2, 32, &[Pointer(device.upload(&values)), Pointer(out)]);
+    device.run(
+        &module,
+        "votes",
+        2,
+        32,
+        &[Pointer(device.upload(&values)), Pointer(out)],
+    );
     let got: Vec<u32> = device.read(out, 256);
     for i in 0..64 {
         let warp = &values[i / 32 * 32..][..32];
-        let mask = |f: &dyn Fn(i32) -> bool| (0..32).fold(0u32, |m, l| m | u32::from(f(warp[l])) << l);
+        let mask =
+            |f: &dyn Fn(i32) -> bool| (0..32).fold(0u32, |m, l| m | u32::from(f(warp[l])) << l);
         let all = u32::from(warp.iter().all(|v| *v > 0));
         let any = u32::from(warp.iter().any(|v| *v > 90));
         assert_eq!(got[4 * i], mask(&|v| v > 10));
         assert_eq!(got[4 * i + 1], all | any << 1 | 1 << 2);
         assert_eq!(got[4 * i + 2], mask(&|v| v & 3 == values[i] & 3));
-        let odd = if i & 1 != 0 { mask(&|v| v & 4 != 0) & 0xaaaa_aaaa } else { 0 };
+        let odd = if i & 1 != 0 {
+            mask(&|v| v & 4 != 0) & 0xaaaa_aaaa
+        } else {
+            0
+        };
         assert_eq!(got[4 * i + 3], odd);
     }
 }
@@ -103,13 +133,26 @@ fn atomics_of_every_type() {
     let xor = (0..n as i32).fold(0, |x, t| x ^ (t * 77));
     assert_eq!(
         device.read::<i32>(i, 6),
-        [(n * (n - 1) / 2) as i32, 100 - 255, 155, -1 & !0xffff, -1, xor]
+        [
+            (n * (n - 1) / 2) as i32,
+            100 - 255,
+            155,
+            -1 & !0xffff,
+            -1,
+            xor
+        ]
     );
     let product = (0..n).fold(1u32, |p, _| p.wrapping_mul(3).wrapping_add(1));
     let mut down = 3u32;
     (0..n).for_each(|_| down = if down == 0 || down > 9 { 9 } else { down - 1 });
-    assert_eq!(device.read::<u32>(u, 4), [n as u32 % 10, down, 255 * 3, product]);
-    assert_eq!(device.read::<i64>(l, 2), [(n * (n - 1) / 2) << 33, -255 * 255]);
+    assert_eq!(
+        device.read::<u32>(u, 4),
+        [n as u32 % 10, down, 255 * 3, product]
+    );
+    assert_eq!(
+        device.read::<i64>(l, 2),
+        [(n * (n - 1) / 2) << 33, -255 * 255]
+    );
     assert_eq!(device.read::<u64>(ul, 1), [255 << 40]);
     assert_eq!(device.read::<f32>(f, 1), [128.0]);
     assert_eq!(device.read::<f64>(d, 1), [64.0]);
@@ -121,7 +164,13 @@ fn a_lock_within_a_warp_does_not_hang() {
     let module = device.load(TEXT);
     let lock = device.zeros::<i32>(1);
     let counter = device.zeros::<i32>(1);
-    device.run(&module, "spinlock", 4, 96, &[Pointer(lock), Pointer(counter)]);
+    device.run(
+        &module,
+        "spinlock",
+        4,
+        96,
+        &[Pointer(lock), Pointer(counter)],
+    );
     assert_eq!(device.read::<i32>(counter, 1), [4 * 96]);
     assert_eq!(device.read::<i32>(lock, 1), [0]);
 }
@@ -156,7 +205,19 @@ fn a_deadlock_is_reported() {
     let device = Device::default();
     let module = device.load(TEXT);
     let out = device.zeros::<i32>(64);
-    let result = device.try_launch(&module, "deadlock", [1, 1, 1], [64, 1, 1], 0, &[Pointer(out)]);
-    let Err(LaunchError::Deadlock(why)) = result else { panic!("{result:?}") };
-    assert!(why.contains("64 of 64 threads") && why.contains("'deadlock'"), "{why}");
+    let result = device.try_launch(
+        &module,
+        "deadlock",
+        [1, 1, 1],
+        [64, 1, 1],
+        0,
+        &[Pointer(out)],
+    );
+    let Err(LaunchError::Deadlock(why)) = result else {
+        panic!("{result:?}")
+    };
+    assert!(
+        why.contains("64 of 64 threads") && why.contains("'deadlock'"),
+        "{why}"
+    );
 }

@@ -25,8 +25,16 @@ static STORE: LazyLock<RwLock<HashMap<(CUcontext, usize), Entry>>> = LazyLock::n
 
 /// `ctx`, or the current context if it is null or all ones.
 fn resolve(ctx: CUcontext) -> Result<CUcontext, CUresult> {
-    let ctx = if ctx.is_null() || ctx.0 == u64::MAX { context::current() } else { ctx };
-    if ctx.is_null() { Err(CUresult::INVALID_CONTEXT) } else { Ok(ctx) }
+    let ctx = if ctx.is_null() || ctx.0 == u64::MAX {
+        context::current()
+    } else {
+        ctx
+    };
+    if ctx.is_null() {
+        Err(CUresult::INVALID_CONTEXT)
+    } else {
+        Ok(ctx)
+    }
 }
 
 /// CLS\[0\].
@@ -45,7 +53,10 @@ pub unsafe extern "C" fn put(
         match store.entry((ctx, key as usize)) {
             std::collections::hash_map::Entry::Occupied(_) => Err(CUresult::INVALID_HANDLE),
             std::collections::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Entry { value: value as usize, destructor });
+                vacant.insert(Entry {
+                    value: value as usize,
+                    destructor,
+                });
                 Ok(())
             }
         }
@@ -57,7 +68,10 @@ pub extern "C" fn delete(ctx: CUcontext, key: *mut c_void) -> CUresult {
     guard::result(|| {
         let ctx = resolve(ctx)?;
         let mut store = STORE.write().unwrap_or_else(PoisonError::into_inner);
-        store.remove(&(ctx, key as usize)).map(|_| ()).ok_or(CUresult::INVALID_HANDLE)
+        store
+            .remove(&(ctx, key as usize))
+            .map(|_| ())
+            .ok_or(CUresult::INVALID_HANDLE)
     })
 }
 
@@ -65,14 +79,20 @@ pub extern "C" fn delete(ctx: CUcontext, key: *mut c_void) -> CUresult {
 ///
 /// # Safety
 /// `value` is null or valid.
-pub unsafe extern "C" fn get(value: *mut *mut c_void, ctx: CUcontext, key: *mut c_void) -> CUresult {
+pub unsafe extern "C" fn get(
+    value: *mut *mut c_void,
+    ctx: CUcontext,
+    key: *mut c_void,
+) -> CUresult {
     guard::result(|| {
         if value.is_null() {
             return Err(CUresult::INVALID_VALUE);
         }
         let ctx = resolve(ctx)?;
         let store = STORE.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = store.get(&(ctx, key as usize)).ok_or(CUresult::INVALID_HANDLE)?;
+        let entry = store
+            .get(&(ctx, key as usize))
+            .ok_or(CUresult::INVALID_HANDLE)?;
         // SAFETY: checked for null.
         unsafe { *value = entry.value as *mut c_void };
         Ok(())
@@ -83,8 +103,14 @@ pub unsafe extern "C" fn get(value: *mut *mut c_void, ctx: CUcontext, key: *mut 
 pub fn context_died(ctx: CUcontext) {
     let dead: Vec<(usize, Entry)> = {
         let mut store = STORE.write().unwrap_or_else(PoisonError::into_inner);
-        let keys: Vec<_> = store.keys().filter(|(owner, _)| *owner == ctx).copied().collect();
-        keys.into_iter().filter_map(|key| store.remove(&key).map(|entry| (key.1, entry))).collect()
+        let keys: Vec<_> = store
+            .keys()
+            .filter(|(owner, _)| *owner == ctx)
+            .copied()
+            .collect();
+        keys.into_iter()
+            .filter_map(|key| store.remove(&key).map(|entry| (key.1, entry)))
+            .collect()
     };
     if dead.is_empty() {
         return;

@@ -148,7 +148,12 @@ pub unsafe extern "C" fn check(version: u32, unix_seconds: u64, out: *mut u8) ->
         Ok(client) => client
             .devices()
             .iter()
-            .map(|device| (device.uuid(), [50, 33, 34].map(|attribute| device.attribute_or_zero(attribute))))
+            .map(|device| {
+                (
+                    device.uuid(),
+                    [50, 33, 34].map(|attribute| device.attribute_or_zero(attribute)),
+                )
+            })
             .collect(),
         Err(_) => Vec::new(),
     };
@@ -183,8 +188,14 @@ mod tests {
         assert_eq!(hex(md2(b"")), "8350e5a3e24c153df2275c9f80692773");
         assert_eq!(hex(md2(b"a")), "32ec01ec4a6dac72c0ab96fb34c0b5d1");
         assert_eq!(hex(md2(b"abc")), "da853b0d3f88d99b30283a69e6ded6bb");
-        assert_eq!(hex(md2(b"message digest")), "ab4f496bfb2a530b219ff33031fe06b0");
-        assert_eq!(hex(md2(b"abcdefghijklmnopqrstuvwxyz")), "4e8ddff3650292ab5a4108c3aa47940b");
+        assert_eq!(
+            hex(md2(b"message digest")),
+            "ab4f496bfb2a530b219ff33031fe06b0"
+        );
+        assert_eq!(
+            hex(md2(b"abcdefghijklmnopqrstuvwxyz")),
+            "4e8ddff3650292ab5a4108c3aa47940b"
+        );
     }
 
     #[test]

@@ -169,7 +169,11 @@ pub unsafe extern "C" fn context_id(ctx: CUcontext, id: *mut u64) -> CUresult {
 ///
 /// # Safety
 /// `token` is null or valid.
-pub unsafe extern "C" fn stream_token(_ctx: CUcontext, stream: CUstream, token: *mut u64) -> CUresult {
+pub unsafe extern "C" fn stream_token(
+    _ctx: CUcontext,
+    stream: CUstream,
+    token: *mut u64,
+) -> CUresult {
     guard::result(|| {
         if token.is_null() {
             return Err(CUresult::INVALID_VALUE);
@@ -195,7 +199,8 @@ pub unsafe extern "C" fn stream_id(_ctx: CUcontext, token: u64, id: *mut u64) ->
 }
 
 /// What TOOLSMOD\[7\] calls for every function of a module.
-type EnumerateCallback = unsafe extern "C" fn(opaque: *mut c_void, function: CUfunction, third: u64);
+type EnumerateCallback =
+    unsafe extern "C" fn(opaque: *mut c_void, function: CUfunction, third: u64);
 
 /// TOOLSMOD\[7\]: enumerates a module's functions; returns how many, 0 for failure.
 ///
@@ -218,4 +223,3 @@ pub unsafe extern "C" fn enumerate_functions(
     }
     functions.len() as u32
 }
-

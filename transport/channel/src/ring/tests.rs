@@ -193,6 +193,18 @@ fn an_implausible_tail_is_not_believed() {
 }
 
 #[test]
+fn an_outdated_cached_tail_is_refreshed() {
+    let (producer, mut consumer) = ring(4);
+    for _ in 0..10 {
+        post(&producer, 1, b"").unwrap();
+        consumer.pop(&mut RecordBuf::new()).unwrap().unwrap();
+    }
+    // What a thread sees whose read of the cache is old: more in use than there are slots.
+    producer.cached_tail.store(2, Ordering::Relaxed);
+    assert_eq!(post(&producer, 1, b""), Ok(10));
+}
+
+#[test]
 fn an_impossible_length_is_corrupt() {
     for len in [MAX_PAYLOAD as u32 + 1, u32::MAX] {
         let (producer, mut consumer) = ring(2048);

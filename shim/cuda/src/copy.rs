@@ -1,0 +1,1025 @@
+//! Copies. What travels how follows from where the two ends lie:
+//!
+//! * pinned memory of the channel is the same address on both sides and on the device: copies from
+//!   and to it move no byte through the CPU;
+//! * pageable sources go through the record (a few hundred bytes) or through staging, and the
+//!   call returns as soon as the bytes have been taken, which is what CUDA promises;
+//! * pageable destinations are written by the calling thread, after the device has filled staging:
+//!   nothing writes the program's memory behind its back (`semantics.md` 12).
+
+use crate::call::{self, Completion, INLINE_BYTES};
+use crate::client::{self, Client};
+use crate::memory::{self, Side};
+use crate::stream::{self, NullStream, State, Until};
+use crate::{capture, context};
+use core::ffi::c_void;
+use vgpu_channel::staging::Chunk;
+use vgpu_protocol::cuda::*;
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, CopyIn, CopyOut, Word};
+use zerocopy::IntoBytes;
+
+/// Bytes of pageable memory that are staged at a time: large enough that the device works at full
+/// speed on one piece while the CPU copies the next.
+const PIECE: u64 = 2 << 20;
+
+/// Pieces in flight towards the program's memory.
+const PIECES_IN_FLIGHT: usize = 4;
+
+/// Bytes of a copy whose staging waits for a later flush rather than asking for one of its own.
+const LAZY_STAGING: u64 = 64 << 10;
+
+/// Whether the caller returns before the copy is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Async,
+    Sync,
+}
+
+/// Bytes of inline copies: what is left of a short record.
+const INLINE_COPY: u64 = (INLINE_BYTES - size_of::<CopyIn>() - 8) as u64;
+
+/// A stretch of the program's own memory.
+#[derive(Clone, Copy, Debug)]
+struct Pageable(u64);
+
+impl Pageable {
+    /// The bytes from `offset` on.
+    ///
+    /// # Safety
+    /// The program gave at least `offset + len` bytes here.
+    unsafe fn bytes<'a>(self, offset: u64, len: u64) -> &'a [u8] {
+        // SAFETY: the caller's contract.
+        unsafe { core::slice::from_raw_parts((self.0 + offset) as *const u8, len as usize) }
+    }
+
+    /// The bytes from `offset` on, to be written.
+    ///
+    /// # Safety
+    /// The program gave at least `offset + len` writable bytes here.
+    unsafe fn bytes_mut<'a>(self, offset: u64, len: u64) -> &'a mut [u8] {
+        // SAFETY: the caller's contract.
+        unsafe { core::slice::from_raw_parts_mut((self.0 + offset) as *mut u8, len as usize) }
+    }
+}
+
+/// A pageable copy cannot be part of a graph here: its bytes would have to be taken at each replay.
+fn refuse_in_capture(client: &Client, stream: &State) -> Result<(), CUresult> {
+    if client.capturing() && capture::status(client, stream.handle)? != 0 {
+        return Err(CUresult::NOT_SUPPORTED);
+    }
+    Ok(())
+}
+
+/// Device memory that is not known here is checked by the driver before the call returns.
+fn send(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    parts: &[&[u8]],
+    known: bool,
+    completion: Completion,
+) -> Result<u32, CUresult> {
+    if known {
+        call::post(client, number, stream, parts, completion)
+    } else {
+        call::call_in_stream(client, number, stream, parts, &mut [])
+    }
+}
+
+/// Waits for the command with `stamp`, however it was sent.
+fn finish(client: &Client, stream: &State, stamp: u32, flushed: bool) -> Result<(), CUresult> {
+    if flushed && !client.posts_are_calls() {
+        stream.wait(client, stamp)
+    } else {
+        stream.synchronize(client, stream::Wait::of(stream.ctx))
+    }
+}
+
+/// From pinned memory, or between devices: one command.
+fn direct(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    payload: &[u8],
+    known: bool,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let completion = if mode == Mode::Sync {
+        Completion::Waited
+    } else {
+        Completion::Lazy
+    };
+    let stamp = send(client, number, stream, &[payload], known, completion)?;
+    match mode {
+        Mode::Sync => finish(
+            client,
+            stream,
+            stamp,
+            known && stream.word_address().is_some(),
+        ),
+        Mode::Async => Ok(()),
+    }
+}
+
+/// Host to device.
+fn to_device(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let known = match memory::side(client, dst, len)? {
+        Side::Device | Side::Pinned => true,
+        Side::Unknown => false,
+        Side::Pageable => return Err(CUresult::INVALID_VALUE),
+    };
+    match memory::side(client, src, len)? {
+        Side::Pinned => {
+            let args = CopyIn {
+                dst,
+                src,
+                len,
+                stream: stream.handle.0,
+            };
+            direct(
+                client,
+                number::cuMemcpyHtoDAsync_v2,
+                stream,
+                args.as_bytes(),
+                known,
+                mode,
+            )
+        }
+        Side::Pageable => pageable_to_device(client, stream, dst, Pageable(src), len, known),
+        Side::Device | Side::Unknown => Err(CUresult::INVALID_VALUE),
+    }
+}
+
+fn pageable_to_device(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: Pageable,
+    len: u64,
+    known: bool,
+) -> Result<(), CUresult> {
+    refuse_in_capture(client, stream)?;
+    if len <= INLINE_COPY {
+        let args = CopyIn {
+            dst,
+            src: 0,
+            len,
+            stream: stream.handle.0,
+        };
+        // SAFETY: the program's contract with the copy call: `len` bytes lie at the source.
+        let bytes = unsafe { src.bytes(0, len) };
+        let parts = [args.as_bytes(), bytes];
+        return send(
+            client,
+            number::cuMemcpyHtoDAsync_v2,
+            stream,
+            &parts,
+            known,
+            Completion::Lazy,
+        )
+        .map(|_| ());
+    }
+    let mut offset = 0;
+    while offset < len {
+        let piece = (len - offset).min(PIECE);
+        let chunk = stream::stage(client, piece)?;
+        // SAFETY: as above.
+        let bytes = unsafe { src.bytes(offset, piece) };
+        client
+            .channel()
+            .copy_in(chunk.address, bytes)
+            .map_err(|_| CUresult::UNKNOWN)?;
+        let args = CopyIn {
+            dst: dst + offset,
+            src: chunk.address,
+            len: piece,
+            stream: stream.handle.0,
+        };
+        let completion = if piece >= LAZY_STAGING {
+            Completion::Waited
+        } else {
+            Completion::Lazy
+        };
+        let sent = send(
+            client,
+            number::cuMemcpyHtoDAsync_v2,
+            stream,
+            &[args.as_bytes()],
+            known,
+            completion,
+        );
+        let staged = if known {
+            stream::unstage(client, &chunk, stream, sent, Until::Done)
+        } else {
+            // The driver accepted the destination; whether it is done is learnt the hard way.
+            let done = sent.and_then(|_| stream.synchronize(client, stream::Wait::of(stream.ctx)));
+            client.staging().release(chunk.ticket);
+            done.map(|()| 0)
+        };
+        staged?;
+        offset += piece;
+    }
+    Ok(())
+}
+
+/// Device to host.
+fn to_host(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let known = match memory::side(client, src, len)? {
+        Side::Device | Side::Pinned => true,
+        Side::Unknown => false,
+        Side::Pageable => return Err(CUresult::INVALID_VALUE),
+    };
+    match memory::side(client, dst, len)? {
+        Side::Pinned => {
+            let args = CopyOut {
+                dst,
+                src,
+                len,
+                stream: stream.handle.0,
+            };
+            direct(
+                client,
+                number::cuMemcpyDtoHAsync_v2,
+                stream,
+                args.as_bytes(),
+                known,
+                mode,
+            )
+        }
+        Side::Pageable => device_to_pageable(client, stream, Pageable(dst), src, len, known),
+        Side::Device | Side::Unknown => Err(CUresult::INVALID_VALUE),
+    }
+}
+
+/// A piece on its way to the program's memory.
+#[derive(Debug)]
+struct Arriving {
+    chunk: Chunk,
+    offset: u64,
+    stamp: u32,
+    flushed: bool,
+}
+
+fn device_to_pageable(
+    client: &Client,
+    stream: &State,
+    dst: Pageable,
+    src: u64,
+    len: u64,
+    known: bool,
+) -> Result<(), CUresult> {
+    refuse_in_capture(client, stream)?;
+    let mut arriving = std::collections::VecDeque::new();
+    let mut offset = 0;
+    let mut outcome = Ok(());
+    while outcome.is_ok() && (offset < len || !arriving.is_empty()) {
+        if offset < len && arriving.len() < PIECES_IN_FLIGHT {
+            let piece = (len - offset).min(PIECE);
+            outcome =
+                depart(client, stream, src + offset, offset, piece, known).map(|on_its_way| {
+                    arriving.push_back(on_its_way);
+                    offset += piece;
+                });
+        } else if let Some(piece) = arriving.pop_front() {
+            // SAFETY: the program's contract with the copy call: `len` bytes lie at the destination.
+            outcome = arrive(client, stream, &piece, unsafe {
+                dst.bytes_mut(piece.offset, piece.chunk.len)
+            });
+        }
+    }
+    if let Err(error) = outcome
+        && !arriving.is_empty()
+    {
+        // The device may still write these pieces: they are reused only when it no longer can.
+        let _ = stream.synchronize(client, stream::Wait::Sleep);
+        for piece in arriving {
+            client.staging().release(piece.chunk.ticket);
+        }
+        return Err(error);
+    }
+    outcome
+}
+
+/// Has the device fill a staged piece.
+fn depart(
+    client: &Client,
+    stream: &State,
+    src: u64,
+    offset: u64,
+    len: u64,
+    known: bool,
+) -> Result<Arriving, CUresult> {
+    let chunk = stream::stage(client, len)?;
+    let args = CopyOut {
+        dst: chunk.address,
+        src,
+        len,
+        stream: stream.handle.0,
+    };
+    let parts = [args.as_bytes()];
+    match send(
+        client,
+        number::cuMemcpyDtoHAsync_v2,
+        stream,
+        &parts,
+        known,
+        Completion::Waited,
+    ) {
+        Ok(stamp) => {
+            let flushed = known && stream.word_address().is_some();
+            Ok(Arriving {
+                chunk,
+                offset,
+                stamp,
+                flushed,
+            })
+        }
+        Err(error) => {
+            client.staging().release(chunk.ticket);
+            Err(error)
+        }
+    }
+}
+
+/// Waits for a staged piece and copies it out.
+fn arrive(
+    client: &Client,
+    stream: &State,
+    piece: &Arriving,
+    to: &mut [u8],
+) -> Result<(), CUresult> {
+    let done = finish(client, stream, piece.stamp, piece.flushed);
+    let copied = done.and_then(|()| {
+        client
+            .channel()
+            .copy_out(piece.chunk.address, to)
+            .map_err(|_| CUresult::UNKNOWN)
+    });
+    client.staging().release(piece.chunk.ticket);
+    copied
+}
+
+/// Device to device. Natively this returns before the copy is done, whatever the name says.
+fn on_device(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: u64,
+    len: u64,
+) -> Result<(), CUresult> {
+    let mut known = true;
+    for address in [dst, src] {
+        match memory::side(client, address, len)? {
+            Side::Device | Side::Pinned => {}
+            Side::Unknown => known = false,
+            Side::Pageable => return Err(CUresult::INVALID_VALUE),
+        }
+    }
+    let args = wire::cuMemcpyDtoDAsync_v2::Args {
+        dst: Word(dst),
+        src: Word(src),
+        bytes: Word(len),
+        stream: Word::of(stream.handle),
+    };
+    direct(
+        client,
+        number::cuMemcpyDtoDAsync_v2,
+        stream,
+        args.as_bytes(),
+        known,
+        Mode::Async,
+    )
+}
+
+/// Any direction, by what the addresses are.
+fn any(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let host = |side| matches!(side, Side::Pinned | Side::Pageable);
+    match (
+        memory::side(client, dst, len)?,
+        memory::side(client, src, len)?,
+    ) {
+        (to, from) if host(to) && host(from) => {
+            refuse_in_capture(client, stream)?;
+            // Host to host in stream order, by this thread.
+            stream.synchronize(client, stream::Wait::of(stream.ctx))?;
+            // SAFETY: the program's contract with the copy call: both have `len` bytes. They may
+            // overlap, as memmove allows.
+            unsafe { core::ptr::copy(src as *const u8, dst as *mut u8, len as usize) };
+            Ok(())
+        }
+        (to, _) if host(to) => to_host(client, stream, dst, src, len, mode),
+        (_, from) if host(from) => to_device(client, stream, dst, src, len, mode),
+        _ => on_device(client, stream, dst, src, len),
+    }
+}
+
+/// What every copy starts with: the client, and the stream it goes to.
+fn begin(
+    default: NullStream,
+    stream: CUstream,
+) -> Result<(&'static Client, std::sync::Arc<State>), CUresult> {
+    let client = client::entered()?;
+    context::required()?;
+    let state = stream::find(client, stream, default)?;
+    call::deliver(client)?;
+    Ok((client, state))
+}
+
+macro_rules! copies {
+    ($($(#[$doc:meta])* $name:ident, $mode:ident, $function:ident($dst:ident: $dst_ty:ty => $dst_addr:expr, $src:ident: $src_ty:ty => $src_addr:expr);)*) => { $(
+        copies!(@one $mode $(#[$doc])* $name, $function($dst: $dst_ty => $dst_addr, $src: $src_ty => $src_addr));
+    )* };
+    (@one Sync $(#[$doc:meta])* $name:ident, $function:ident($dst:ident: $dst_ty:ty => $dst_addr:expr, $src:ident: $src_ty:ty => $src_addr:expr)) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Both ends have `bytes` bytes.
+        pub unsafe fn $name(default: NullStream, $dst: $dst_ty, $src: $src_ty, bytes: usize) -> Result<(), CUresult> {
+            let (client, state) = begin(default, CUstream::NULL)?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            $function(client, &state, $dst_addr, $src_addr, bytes as u64, Mode::Sync)
+        }
+    };
+    (@one Async $(#[$doc:meta])* $name:ident, $function:ident($dst:ident: $dst_ty:ty => $dst_addr:expr, $src:ident: $src_ty:ty => $src_addr:expr)) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Both ends have `bytes` bytes.
+        pub unsafe fn $name(default: NullStream, $dst: $dst_ty, $src: $src_ty, bytes: usize, stream: CUstream) -> Result<(), CUresult> {
+            let (client, state) = begin(default, stream)?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            $function(client, &state, $dst_addr, $src_addr, bytes as u64, Mode::Async)
+        }
+    };
+}
+
+/// [`on_device`] with the signature of the others.
+fn between(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    src: u64,
+    len: u64,
+    _mode: Mode,
+) -> Result<(), CUresult> {
+    on_device(client, stream, dst, src, len)
+}
+
+copies! {
+    /// `cuMemcpy`.
+    cuMemcpy, Sync, any(dst: CUdeviceptr => dst.0, src: CUdeviceptr => src.0);
+    /// `cuMemcpyAsync`.
+    cuMemcpyAsync, Async, any(dst: CUdeviceptr => dst.0, src: CUdeviceptr => src.0);
+    /// `cuMemcpyHtoD_v2`.
+    cuMemcpyHtoD_v2, Sync, to_device(dst: CUdeviceptr => dst.0, src: *const c_void => src as u64);
+    /// `cuMemcpyHtoDAsync_v2`.
+    cuMemcpyHtoDAsync_v2, Async, to_device(dst: CUdeviceptr => dst.0, src: *const c_void => src as u64);
+    /// `cuMemcpyDtoH_v2`.
+    cuMemcpyDtoH_v2, Sync, to_host(dst: *mut c_void => dst as u64, src: CUdeviceptr => src.0);
+    /// `cuMemcpyDtoHAsync_v2`.
+    cuMemcpyDtoHAsync_v2, Async, to_host(dst: *mut c_void => dst as u64, src: CUdeviceptr => src.0);
+    /// `cuMemcpyDtoD_v2`.
+    cuMemcpyDtoD_v2, Sync, between(dst: CUdeviceptr => dst.0, src: CUdeviceptr => src.0);
+    /// `cuMemcpyDtoDAsync_v2`.
+    cuMemcpyDtoDAsync_v2, Async, between(dst: CUdeviceptr => dst.0, src: CUdeviceptr => src.0);
+}
+
+/// `cuMemcpyPeer`.
+///
+/// # Safety
+/// Takes no pointers that are followed here.
+pub unsafe fn cuMemcpyPeer(
+    default: NullStream,
+    dst: CUdeviceptr,
+    dst_ctx: CUcontext,
+    src: CUdeviceptr,
+    src_ctx: CUcontext,
+    bytes: usize,
+) -> Result<(), CUresult> {
+    // SAFETY: passed on.
+    unsafe { cuMemcpyPeerAsync(default, dst, dst_ctx, src, src_ctx, bytes, CUstream::NULL) }
+}
+
+/// `cuMemcpyPeerAsync`.
+///
+/// # Safety
+/// Takes no pointers that are followed here.
+pub unsafe fn cuMemcpyPeerAsync(
+    default: NullStream,
+    dst: CUdeviceptr,
+    dst_ctx: CUcontext,
+    src: CUdeviceptr,
+    src_ctx: CUcontext,
+    bytes: usize,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    let (client, state) = begin(default, stream)?;
+    if bytes == 0 {
+        return Ok(());
+    }
+    let args = wire::cuMemcpyPeerAsync::Args {
+        dst: Word::of(dst),
+        dst_ctx: Word::of(dst_ctx),
+        src: Word::of(src),
+        src_ctx: Word::of(src_ctx),
+        bytes: Word::of(bytes),
+        stream: Word::of(state.handle),
+    };
+    direct(
+        client,
+        number::cuMemcpyPeerAsync,
+        &state,
+        args.as_bytes(),
+        false,
+        Mode::Async,
+    )
+}
+
+/// `cuMemcpy2D_v2`.
+///
+/// # Safety
+/// `copy` is null or a copy description whose ends have the extents it names.
+pub unsafe fn cuMemcpy2D_v2(
+    default: NullStream,
+    copy: *const CUDA_MEMCPY2D,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe { strided(default, CUstream::NULL, widen(copy)?, Mode::Sync) }
+}
+
+/// `cuMemcpy2DUnaligned_v2`.
+///
+/// # Safety
+/// As [`cuMemcpy2D_v2`].
+pub unsafe fn cuMemcpy2DUnaligned_v2(
+    default: NullStream,
+    copy: *const CUDA_MEMCPY2D,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe { cuMemcpy2D_v2(default, copy) }
+}
+
+/// `cuMemcpy2DAsync_v2`.
+///
+/// # Safety
+/// As [`cuMemcpy2D_v2`].
+pub unsafe fn cuMemcpy2DAsync_v2(
+    default: NullStream,
+    copy: *const CUDA_MEMCPY2D,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe { strided(default, stream, widen(copy)?, Mode::Async) }
+}
+
+/// `cuMemcpy3D_v2`.
+///
+/// # Safety
+/// As [`cuMemcpy2D_v2`].
+pub unsafe fn cuMemcpy3D_v2(
+    default: NullStream,
+    copy: *const CUDA_MEMCPY3D,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        strided(
+            default,
+            CUstream::NULL,
+            *copy.as_ref().ok_or(CUresult::INVALID_VALUE)?,
+            Mode::Sync,
+        )
+    }
+}
+
+/// `cuMemcpy3DAsync_v2`.
+///
+/// # Safety
+/// As [`cuMemcpy2D_v2`].
+pub unsafe fn cuMemcpy3DAsync_v2(
+    default: NullStream,
+    copy: *const CUDA_MEMCPY3D,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        strided(
+            default,
+            stream,
+            *copy.as_ref().ok_or(CUresult::INVALID_VALUE)?,
+            Mode::Async,
+        )
+    }
+}
+
+/// A two-dimensional copy as a three-dimensional one with a single slice.
+///
+/// # Safety
+/// `copy` is null or a copy description.
+unsafe fn widen(copy: *const CUDA_MEMCPY2D) -> Result<CUDA_MEMCPY3D, CUresult> {
+    // SAFETY: the caller's contract.
+    let copy = unsafe { copy.as_ref() }.ok_or(CUresult::INVALID_VALUE)?;
+    Ok(CUDA_MEMCPY3D {
+        src_x: copy.src_x,
+        src_y: copy.src_y,
+        src_memory_type: copy.src_memory_type,
+        src_host: copy.src_host,
+        src_device: copy.src_device,
+        src_array: copy.src_array,
+        src_pitch: copy.src_pitch,
+        dst_x: copy.dst_x,
+        dst_y: copy.dst_y,
+        dst_memory_type: copy.dst_memory_type,
+        dst_host: copy.dst_host,
+        dst_device: copy.dst_device,
+        dst_array: copy.dst_array,
+        dst_pitch: copy.dst_pitch,
+        width: copy.width,
+        height: copy.height,
+        depth: 1,
+        ..CUDA_MEMCPY3D::default()
+    })
+}
+
+/// One end of a strided copy.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// First byte touched.
+    first: u64,
+    /// Bytes from row to row.
+    pitch: u64,
+    /// Bytes from slice to slice.
+    slice: u64,
+}
+
+impl End {
+    /// Bytes from the first touched to behind the last.
+    fn extent(&self, copy: &CUDA_MEMCPY3D) -> Option<u64> {
+        let slices = self.slice.checked_mul(copy.depth - 1)?;
+        let rows = self.pitch.checked_mul(copy.height - 1)?;
+        slices.checked_add(rows)?.checked_add(copy.width)
+    }
+
+    fn row(&self, row: u64, slice: u64) -> u64 {
+        self.first + slice * self.slice + row * self.pitch
+    }
+}
+
+/// A strided copy. Where an end is pageable, the rows travel through staging, packed.
+///
+/// # Safety
+/// The ends have the extents that `copy` names.
+unsafe fn strided(
+    default: NullStream,
+    stream: CUstream,
+    copy: CUDA_MEMCPY3D,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let (client, state) = begin(default, stream)?;
+    if copy.width == 0 || copy.height == 0 || copy.depth == 0 {
+        return Ok(());
+    }
+    let src = end(
+        copy.src_memory_type,
+        copy.src_host,
+        copy.src_device.0,
+        [copy.src_x, copy.src_y, copy.src_z],
+        copy.src_pitch,
+        copy.src_height,
+        &copy,
+    )?;
+    let dst = end(
+        copy.dst_memory_type,
+        copy.dst_host,
+        copy.dst_device.0,
+        [copy.dst_x, copy.dst_y, copy.dst_z],
+        copy.dst_pitch,
+        copy.dst_height,
+        &copy,
+    )?;
+    let far = CUresult::INVALID_VALUE;
+    let from = memory::side(client, src.first, src.extent(&copy).ok_or(far)?)?;
+    let to = memory::side(client, dst.first, dst.extent(&copy).ok_or(far)?)?;
+    match (from, to) {
+        (Side::Pageable, Side::Pageable) => {
+            refuse_in_capture(client, &state)?;
+            state.synchronize(client, stream::Wait::of(state.ctx))?;
+            for (slice, row) in rows(&copy) {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    core::ptr::copy(
+                        src.row(row, slice) as *const u8,
+                        dst.row(row, slice) as *mut u8,
+                        copy.width as usize,
+                    );
+                }
+            }
+            Ok(())
+        }
+        (Side::Pageable, _) => pack_rows(
+            client,
+            &state,
+            &copy,
+            src,
+            dst,
+            to == Side::Device || to == Side::Pinned,
+        ),
+        (_, Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
+        _ => {
+            let known = from != Side::Unknown && to != Side::Unknown;
+            // Host to host through pinned memory must be over when a synchronous call returns.
+            let mode = if from == Side::Pinned || to == Side::Pinned {
+                mode
+            } else {
+                Mode::Async
+            };
+            strided_command(client, &state, &copy, src, dst, known, mode)
+        }
+    }
+}
+
+/// First byte and strides of one end.
+fn end(
+    kind: u32,
+    host: u64,
+    device: u64,
+    [x, y, z]: [u64; 3],
+    pitch: u64,
+    rows: u64,
+    copy: &CUDA_MEMCPY3D,
+) -> Result<End, CUresult> {
+    let base = match kind {
+        CU_MEMORYTYPE_HOST => host,
+        CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => device,
+        CU_MEMORYTYPE_ARRAY => return Err(CUresult::NOT_SUPPORTED),
+        _ => return Err(CUresult::INVALID_VALUE),
+    };
+    let invalid = CUresult::INVALID_VALUE;
+    // A pitch of 0 means rows without gaps, a height of 0 slices without gaps.
+    let pitch = if pitch == 0 {
+        x.checked_add(copy.width).ok_or(invalid)?
+    } else {
+        pitch
+    };
+    let rows = if rows == 0 {
+        y.checked_add(copy.height).ok_or(invalid)?
+    } else {
+        rows
+    };
+    if base == 0 || (copy.height > 1 && pitch < copy.width) {
+        return Err(invalid);
+    }
+    let slice = pitch.checked_mul(rows).ok_or(invalid)?;
+    let first = (|| {
+        base.checked_add(x)?
+            .checked_add(y.checked_mul(pitch)?)?
+            .checked_add(z.checked_mul(slice)?)
+    })();
+    Ok(End {
+        first: first.ok_or(invalid)?,
+        pitch,
+        slice,
+    })
+}
+
+fn rows(copy: &CUDA_MEMCPY3D) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let (height, depth) = (copy.height, copy.depth);
+    (0..depth).flat_map(move |slice| (0..height).map(move |row| (slice, row)))
+}
+
+/// The copy as the driver does it, both ends as device addresses.
+fn strided_command(
+    client: &Client,
+    stream: &State,
+    copy: &CUDA_MEMCPY3D,
+    src: End,
+    dst: End,
+    known: bool,
+    mode: Mode,
+) -> Result<(), CUresult> {
+    let side = |end: &End| {
+        (
+            CU_MEMORYTYPE_UNIFIED,
+            CUdeviceptr(end.first),
+            end.pitch,
+            end.slice / end.pitch.max(1),
+        )
+    };
+    let (src_memory_type, src_device, src_pitch, src_height) = side(&src);
+    let (dst_memory_type, dst_device, dst_pitch, dst_height) = side(&dst);
+    let command = CUDA_MEMCPY3D {
+        src_memory_type,
+        src_device,
+        src_pitch,
+        src_height,
+        dst_memory_type,
+        dst_device,
+        dst_pitch,
+        dst_height,
+        width: copy.width,
+        height: copy.height,
+        depth: copy.depth,
+        ..CUDA_MEMCPY3D::default()
+    };
+    let mut payload = command.as_bytes().to_vec();
+    payload.extend_from_slice(&stream.handle.0.to_le_bytes());
+    direct(
+        client,
+        number::cuMemcpy3DAsync_v2,
+        stream,
+        &payload,
+        known,
+        mode,
+    )
+}
+
+/// Groups of whole rows that fit a staged piece: first row (counted through all slices) and number.
+fn groups(copy: &CUDA_MEMCPY3D) -> Result<impl Iterator<Item = (u64, u64)> + use<>, CUresult> {
+    let total = copy
+        .height
+        .checked_mul(copy.depth)
+        .ok_or(CUresult::INVALID_VALUE)?;
+    let per_piece = (PIECE / copy.width).max(1);
+    Ok((0..total)
+        .step_by(usize::try_from(per_piece).unwrap_or(1))
+        .map(move |first| (first, per_piece.min(total - first))))
+}
+
+/// A row by its number through all slices.
+fn row_at(end: &End, copy: &CUDA_MEMCPY3D, row: u64) -> u64 {
+    end.row(row % copy.height, row / copy.height)
+}
+
+/// Pageable rows to the device: packed into staging, then laid out by the device.
+fn pack_rows(
+    client: &Client,
+    stream: &State,
+    copy: &CUDA_MEMCPY3D,
+    src: End,
+    dst: End,
+    known: bool,
+) -> Result<(), CUresult> {
+    refuse_in_capture(client, stream)?;
+    for (first, count) in groups(copy)? {
+        let chunk = stream::stage(client, count * copy.width)?;
+        for row in 0..count {
+            let from = Pageable(row_at(&src, copy, first + row));
+            // SAFETY: the program's contract with the copy call.
+            let bytes = unsafe { from.bytes(0, copy.width) };
+            client
+                .channel()
+                .copy_in(chunk.address + row * copy.width, bytes)
+                .map_err(|_| CUresult::UNKNOWN)?;
+        }
+        let sent = laid_out(copy, first, count).try_for_each(|(row, rows)| {
+            let piece = CUDA_MEMCPY3D {
+                height: rows,
+                depth: 1,
+                ..*copy
+            };
+            let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
+            let at = End {
+                first: row_at(&dst, copy, row),
+                ..dst
+            };
+            strided_command(client, stream, &piece, packed, at, known, Mode::Async)
+        });
+        let stamp = sent.map(|()| stream.last());
+        stream::unstage(client, &chunk, stream, stamp, Until::Done)?;
+    }
+    Ok(())
+}
+
+/// Device rows to pageable memory: packed into staging by the device, then laid out by this thread.
+fn unpack_rows(
+    client: &Client,
+    stream: &State,
+    copy: &CUDA_MEMCPY3D,
+    src: End,
+    dst: End,
+) -> Result<(), CUresult> {
+    refuse_in_capture(client, stream)?;
+    for (first, count) in groups(copy)? {
+        let chunk = stream::stage(client, count * copy.width)?;
+        let arrived = laid_out(copy, first, count)
+            .try_for_each(|(row, rows)| {
+                let piece = CUDA_MEMCPY3D {
+                    height: rows,
+                    depth: 1,
+                    ..*copy
+                };
+                let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
+                let at = End {
+                    first: row_at(&src, copy, row),
+                    ..src
+                };
+                strided_command(client, stream, &piece, at, packed, false, Mode::Async)
+            })
+            .and_then(|()| stream.synchronize(client, stream::Wait::of(stream.ctx)));
+        let copied = arrived.and_then(|()| {
+            (0..count).try_for_each(|row| {
+                let to = Pageable(row_at(&dst, copy, first + row));
+                // SAFETY: the program's contract with the copy call.
+                let bytes = unsafe { to.bytes_mut(0, copy.width) };
+                client
+                    .channel()
+                    .copy_out(chunk.address + row * copy.width, bytes)
+                    .map_err(|_| CUresult::UNKNOWN)
+            })
+        });
+        client.staging().release(chunk.ticket);
+        copied?;
+    }
+    Ok(())
+}
+
+/// Cuts `count` rows from row `first` on at slice borders: first row and number of each part.
+fn laid_out(
+    copy: &CUDA_MEMCPY3D,
+    first: u64,
+    count: u64,
+) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let height = copy.height;
+    let mut row = first;
+    std::iter::from_fn(move || {
+        let left = (first + count).checked_sub(row).filter(|left| *left > 0)?;
+        let rows = left.min(height - row % height);
+        let part = (row, rows);
+        row += rows;
+        Some(part)
+    })
+}
+
+/// Rows without gaps in a staged piece.
+fn packed_end(chunk: &Chunk, offset: u64, width: u64, rows: u64) -> End {
+    End {
+        first: chunk.address + offset,
+        pitch: width,
+        slice: width * rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(width: u64, height: u64, depth: u64) -> CUDA_MEMCPY3D {
+        CUDA_MEMCPY3D {
+            width,
+            height,
+            depth,
+            ..CUDA_MEMCPY3D::default()
+        }
+    }
+
+    #[test]
+    fn groups_cover_every_row_once() {
+        let shape = copy(PIECE / 3, 5, 4);
+        let rows: Vec<u64> = groups(&shape)
+            .expect("fits")
+            .flat_map(|(first, count)| first..first + count)
+            .collect();
+        assert_eq!(rows, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn parts_end_at_slice_borders() {
+        let parts: Vec<_> = laid_out(&copy(8, 5, 4), 3, 9).collect();
+        assert_eq!(parts, [(3, 2), (5, 5), (10, 2)]);
+    }
+
+    #[test]
+    fn ends_know_their_extent() {
+        let shape = copy(10, 3, 2);
+        let found = end(CU_MEMORYTYPE_HOST, 1000, 0, [4, 1, 0], 32, 5, &shape).expect("valid");
+        assert_eq!(found.first, 1000 + 4 + 32);
+        assert_eq!(found.extent(&shape), Some(160 + 64 + 10));
+        assert!(end(CU_MEMORYTYPE_ARRAY, 0, 0, [0; 3], 0, 0, &shape).is_err());
+        assert!(end(CU_MEMORYTYPE_HOST, 1, 0, [u64::MAX, 0, 0], 0, 0, &shape).is_err());
+    }
+}

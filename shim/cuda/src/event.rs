@@ -1,0 +1,290 @@
+//! Events. An event is known here as (stream, stamp) of its last record, so a done one is seen by
+//! one load; those that graphs, external records or launch attributes touch are the driver's to
+//! answer for (`semantics.md` 4).
+
+use crate::call::{self, Completion};
+use crate::client::{self, Client};
+use crate::stream::{self, NullStream, State, Wait};
+use crate::{context, write};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
+use vgpu_protocol::cuda::*;
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, Word};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// What an event stands for.
+#[derive(Clone, Debug)]
+enum Last {
+    /// Never recorded: done.
+    Nothing,
+    /// This point of a stream's timeline.
+    Point(Arc<State>, u32),
+    /// Something only the driver knows.
+    Elsewhere,
+}
+
+#[derive(Debug)]
+struct Event {
+    flags: u32,
+    last: Mutex<Last>,
+}
+
+static EVENTS: LazyLock<RwLock<HashMap<CUevent, Arc<Event>>>> = LazyLock::new(RwLock::default);
+
+fn find(event: CUevent) -> Result<Arc<Event>, CUresult> {
+    let events = EVENTS.read().unwrap_or_else(PoisonError::into_inner);
+    events.get(&event).cloned().ok_or(CUresult::INVALID_HANDLE)
+}
+
+impl Event {
+    fn last(&self) -> Last {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, last: Last) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+}
+
+/// Notes that something other than a plain record will complete an event.
+pub fn recorded_elsewhere(event: CUevent) {
+    if let Ok(event) = find(event) {
+        event.set(Last::Elsewhere);
+    }
+}
+
+/// `cuEventCreate`.
+///
+/// # Safety
+/// `event` is null or valid.
+pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    context::required()?;
+    if event.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let args = wire::cuEventCreate::Args {
+        event: [],
+        flags: Word::of(flags),
+    };
+    let mut reply = wire::cuEventCreate::Reply::new_zeroed();
+    call::call(
+        client,
+        number::cuEventCreate,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
+    let handle: CUevent = reply.event.get();
+    EVENTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(
+            handle,
+            Arc::new(Event {
+                flags,
+                last: Mutex::new(Last::Nothing),
+            }),
+        );
+    write(event, handle)
+}
+
+/// `cuEventDestroy_v2`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuEventDestroy_v2(event: CUevent) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    find(event)?;
+    let args = wire::cuEventDestroy_v2::Args {
+        event: Word::of(event),
+    };
+    call::call(
+        client,
+        number::cuEventDestroy_v2,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
+    EVENTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&event);
+    Ok(())
+}
+
+fn record(
+    client: &Client,
+    event: CUevent,
+    stream: &Arc<State>,
+    flags: Option<u32>,
+) -> Result<(), CUresult> {
+    let known = find(event)?;
+    let stamp = match flags {
+        None => {
+            let args = wire::cuEventRecord::Args {
+                event: Word::of(event),
+                stream: Word::of(stream.handle),
+            };
+            call::post(
+                client,
+                number::cuEventRecord,
+                stream,
+                &[args.as_bytes()],
+                Completion::Lazy,
+            )?
+        }
+        Some(flags) => {
+            let args = wire::cuEventRecordWithFlags::Args {
+                event: Word::of(event),
+                stream: Word::of(stream.handle),
+                flags: Word::of(flags),
+            };
+            call::post(
+                client,
+                number::cuEventRecordWithFlags,
+                stream,
+                &[args.as_bytes()],
+                Completion::Lazy,
+            )?
+        }
+    };
+    let driver_only = flags.is_some_and(|flags| flags != 0) || client.capturing();
+    known.set(if driver_only {
+        Last::Elsewhere
+    } else {
+        Last::Point(stream.clone(), stamp)
+    });
+    Ok(())
+}
+
+/// `cuEventRecord`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuEventRecord(
+    default: NullStream,
+    event: CUevent,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    record(client, event, &stream::find(client, stream, default)?, None)
+}
+
+/// `cuEventRecordWithFlags`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuEventRecordWithFlags(
+    default: NullStream,
+    event: CUevent,
+    stream: CUstream,
+    flags: u32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    record(
+        client,
+        event,
+        &stream::find(client, stream, default)?,
+        Some(flags),
+    )
+}
+
+/// `cuStreamWaitEvent`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuStreamWaitEvent(
+    default: NullStream,
+    stream: CUstream,
+    event: CUevent,
+    flags: u32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = stream::find(client, stream, default)?;
+    find(event)?;
+    let args = wire::cuStreamWaitEvent::Args {
+        stream: Word::of(state.handle),
+        event: Word::of(event),
+        flags: Word::of(flags),
+    };
+    call::post(
+        client,
+        number::cuStreamWaitEvent,
+        &state,
+        &[args.as_bytes()],
+        Completion::Lazy,
+    )
+    .map(|_| ())
+}
+
+/// Whether an event is known to be done without asking.
+fn is_done(client: &Client, last: &Last) -> bool {
+    !client.capturing()
+        && match last {
+            Last::Nothing => true,
+            Last::Point(stream, stamp) => stream.reached(client, *stamp),
+            Last::Elsewhere => false,
+        }
+}
+
+/// Remembers that an event was seen done by the driver.
+fn seen_done(last: &Last) {
+    if let Last::Point(stream, stamp) = last {
+        stream.completed(*stamp);
+    }
+}
+
+/// `cuEventQuery`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuEventQuery(event: CUevent) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let last = find(event)?.last();
+    client.sticky()?;
+    if is_done(client, &last) {
+        return Ok(());
+    }
+    let args = wire::cuEventQuery::Args {
+        event: Word::of(event),
+    };
+    call::call(client, number::cuEventQuery, &[args.as_bytes()], &mut [])?;
+    seen_done(&last);
+    Ok(())
+}
+
+/// `cuEventSynchronize`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuEventSynchronize(event: CUevent) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let known = find(event)?;
+    let last = known.last();
+    call::deliver(client)?;
+    if is_done(client, &last) && !client.real_sync_only() {
+        return Ok(());
+    }
+    if let Last::Point(stream, stamp) = &last
+        && stream.last() == *stamp
+        && stream.may_use_word(client)
+        && known.flags & CU_EVENT_BLOCKING_SYNC == 0
+    {
+        return stream.synchronize(client, Wait::of(stream.ctx));
+    }
+    let args = wire::cuEventSynchronize::Args {
+        event: Word::of(event),
+    };
+    call::call(
+        client,
+        number::cuEventSynchronize,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
+    client.drain_output();
+    seen_done(&last);
+    call::deliver(client)
+}

@@ -1,0 +1,79 @@
+// Memory and an event shared with another process: what the event covers is visible there, or sharing is refused cleanly.
+// rules: 5
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "../common/driver.h"
+
+TEST("ipc_events");
+
+extern char **environ;
+
+static std::string hex(const void *bytes, size_t size) {
+    std::string text;
+    char two[3];
+    for (size_t i = 0; i < size; ++i) {
+        std::snprintf(two, sizeof two, "%02x", unsigned(static_cast<const unsigned char *>(bytes)[i]));
+        text += two;
+    }
+    return text;
+}
+
+static void unhex(const char *text, void *bytes, size_t size) {
+    for (size_t i = 0; i < size; ++i) {
+        unsigned value = 0;
+        std::sscanf(text + 2 * i, "%2x", &value);
+        static_cast<unsigned char *>(bytes)[i] = static_cast<unsigned char>(value);
+    }
+}
+
+static int child(char **argv) {
+    CUipcMemHandle memory_handle;
+    CUipcEventHandle event_handle;
+    unhex(argv[2], &memory_handle, sizeof memory_handle);
+    unhex(argv[3], &event_handle, sizeof event_handle);
+    open_gpu(test_name);
+    CUdeviceptr words;
+    CUevent event;
+    CUstream stream;
+    unsigned host = 0;
+    CU(cuIpcOpenMemHandle(&words, memory_handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
+    CU(cuIpcOpenEventHandle(&event, event_handle));
+    CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CU(cuStreamWaitEvent(stream, event, 0));
+    CU(cuMemcpyDtoHAsync(&host, words, 4, stream));
+    CU(cuStreamSynchronize(stream));
+    REQUIRE(host == 4321, "the other process sees %u", host);
+    CU(cuIpcCloseMemHandle(words));
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 3 && std::strcmp(argv[1], "child") == 0) return child(argv);
+    Gpu gpu = open_gpu(test_name);
+    CUdeviceptr words;
+    CUevent event;
+    CUstream stream;
+    CUipcMemHandle memory_handle;
+    CUipcEventHandle event_handle;
+    CU(cuMemAlloc(&words, 2 << 20));
+    CU(cuMemsetD32(words, 0, 4));
+    CU_OR_SKIP(cuIpcGetMemHandle(&memory_handle, words));
+    CU_OR_SKIP(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+    CU_OR_SKIP(cuIpcGetEventHandle(&event_handle, event));
+    CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CU(launch(gpu.function("busy", test_name), stream, 32, words + 64, 200000u));
+    CU(launch(gpu.function("fill", test_name), stream, 1, words, 4321u, 1));
+    CU(cuEventRecord(event, stream));
+    std::string memory_text = hex(&memory_handle, sizeof memory_handle), event_text = hex(&event_handle, sizeof event_handle);
+    char *arguments[] = {argv[0], const_cast<char *>("child"), memory_text.data(), event_text.data(), nullptr};
+    pid_t pid;
+    REQUIRE(posix_spawn(&pid, argv[0], nullptr, nullptr, arguments, environ) == 0, "posix_spawn failed");
+    int status = 0;
+    REQUIRE(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the other process ended with %#x", unsigned(status));
+    CU(cuStreamSynchronize(stream));
+    return PASS();
+}

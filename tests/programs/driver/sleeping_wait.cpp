@@ -1,0 +1,58 @@
+// A thread that waits for long work sleeps when its context or event says so: the processor time it burns is a small
+// part of the time it waits.
+// rules: 7
+#include <sys/resource.h>
+
+#include <chrono>
+#include <thread>
+
+#include "../common/driver.h"
+
+TEST("sleeping_wait");
+
+static double cpu_seconds() {
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    auto seconds = [](const timeval &t) { return double(t.tv_sec) + double(t.tv_usec) * 1e-6; };
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+static void sleep_for_a_while(void *) { std::this_thread::sleep_for(std::chrono::milliseconds(700)); }
+
+int main() {
+    CU(cuInit(0));
+    CU(cuDevicePrimaryCtxSetFlags(0, CU_CTX_SCHED_BLOCKING_SYNC));
+    Gpu gpu = open_gpu(test_name);
+    unsigned flags = 0;
+    CU(cuCtxGetFlags(&flags));
+    REQUIRE((flags & CU_CTX_SCHED_MASK) == CU_CTX_SCHED_BLOCKING_SYNC, "context flags %#x", flags);
+    CUstream stream;
+    CUevent event;
+    CUdeviceptr word;
+    unsigned host = 0;
+    CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CU(cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING));
+    CU(cuMemAlloc(&word, 4));
+    CU(cuMemsetD32(word, 0, 1));
+    for (unsigned way = 0; way < 3; ++way) {
+        CU(cuLaunchHostFunc(stream, sleep_for_a_while, nullptr));
+        CU(launch(gpu.function("chain", test_name), stream, 1, word, way, 1));
+        CU(cuEventRecord(event, stream));
+        const double before = cpu_seconds();
+        const auto start = std::chrono::steady_clock::now();
+        if (way == 0)
+            CU(cuStreamSynchronize(stream));
+        else if (way == 1)
+            CU(cuEventSynchronize(event));
+        else
+            CU(cuCtxSynchronize());
+        const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        const double burnt = cpu_seconds() - before;
+        REQUIRE(waited > 0.3, "way %u returned after %.3f s, before the host function ended", way, waited);
+        // A spinning thread burns all of it; a sleeping one next to nothing.
+        REQUIRE(burnt < 0.5 * waited, "way %u burnt %.3f s of processor time in %.3f s", way, burnt, waited);
+    }
+    CU(cuMemcpyDtoH(&host, word, 4));
+    REQUIRE(host == 5, "the work gave %u, not 5", host);
+    return PASS();
+}

@@ -1,0 +1,91 @@
+//! A CUDA program in Rust for the tests that kill, starve or watch a client. It finds `libcuda.so.1` as any program
+//! does, through the loader, and needs neither NVIDIA's compiler nor its libraries: its kernel is PTX text.
+//!
+//! `e2e-client MODE` works until its standard input closes. It prints `ready` after its first verified round, and ends
+//! with one line: `done ROUNDS` (status 0), `error CODE CALL` for a CUDA error (status 3), or `mismatch ...` (status 4).
+//!
+//! | mode | does |
+//! |---|---|
+//! | `launch` | posts launches on two streams, with events between them |
+//! | `copy` | pageable and pinned copies both ways |
+//! | `allocate` | allocations, streams, events and modules come and go |
+//! | `callback` | host functions hold up a stream |
+//! | `idle` | one round, then nothing |
+//! | `init` | only `cuInit`: prints `init CODE` and ends |
+
+mod cuda;
+mod work;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use work::{Stop, Worker};
+
+fn main() -> ExitCode {
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    let cuda = match cuda::Cuda::load() {
+        Ok(cuda) => cuda,
+        Err(error) => {
+            eprintln!("e2e-client: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if mode == "init" {
+        say(&format!("init {}", cuda.init()));
+        return ExitCode::SUCCESS;
+    }
+    match work(&cuda, &mode) {
+        Ok(rounds) => {
+            say(&format!("done {rounds}"));
+            ExitCode::SUCCESS
+        }
+        Err(Stop::Cuda(code, call)) => {
+            say(&format!("error {code} {call}"));
+            ExitCode::from(3)
+        }
+        Err(Stop::Mismatch(what)) => {
+            say(&format!("mismatch {what}"));
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
+    let closed = watch_input();
+    let mut worker = Worker::new(cuda)?;
+    let mut rounds = 0;
+    while !closed.load(Ordering::Relaxed) {
+        if mode == "idle" && rounds > 0 {
+            std::thread::park_timeout(std::time::Duration::from_secs(3600));
+            continue;
+        }
+        worker.round(mode)?;
+        rounds += 1;
+        if rounds == 1 {
+            say("ready");
+        }
+    }
+    Ok(rounds)
+}
+
+/// A flag that turns true when standard input ends.
+fn watch_input() -> Arc<AtomicBool> {
+    let closed = Arc::new(AtomicBool::new(false));
+    let (flag, main) = (Arc::clone(&closed), std::thread::current());
+    std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        // An unreadable input is as good as a closed one.
+        let _ = std::io::stdin().read_to_end(&mut rest);
+        flag.store(true, Ordering::Relaxed);
+        main.unpark();
+    });
+    closed
+}
+
+fn say(line: &str) {
+    let mut stdout = std::io::stdout();
+    // The reader may be gone already; there is nobody left to tell.
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}

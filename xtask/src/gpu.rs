@@ -1,0 +1,96 @@
+//! `cargo xtask gpu`: a folder that checks the project on a machine with a GPU and without a network or a toolchain.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use vgpu_e2e::program::Program;
+
+use crate::shell::{copy, create_folder, fresh_folder, say};
+use crate::{dist, places, programs};
+
+/// What may travel to such a machine, together with the rest of the checkout.
+const LIMIT_BYTES: u64 = 56 << 20;
+
+const SCRIPT: &str = include_str!("gpu-check.sh");
+
+/// Builds everything and lays out `dist/gpu`.
+pub fn gpu() -> anyhow::Result<()> {
+    let dist = dist::dist()?;
+    let built = programs::build(true, |_| true)?;
+    let folder = places::dist().join("gpu");
+    fresh_folder(&folder)?;
+    for part in ["bin", "lib"] {
+        let target = folder.join(part);
+        create_folder(&target)?;
+        for entry in std::fs::read_dir(dist.join(part))? {
+            let entry = entry?;
+            // A copied link would count twice; the script makes libcuda.so there.
+            if entry.file_type()?.is_file() {
+                copy(&entry.path(), &target.join(entry.file_name()))?;
+            }
+        }
+    }
+    // The benchmark program is another crate's; it travels when it has been built.
+    let bench = dist::release_folder().join("vgpu-bench");
+    if bench.exists() {
+        copy(&bench, &folder.join("bin/vgpu-bench"))?;
+    }
+    dist::lay_out_programs(&built, &folder.join("programs"))?;
+    std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;
+    let script = folder.join("gpu-check.sh");
+    std::fs::write(&script, SCRIPT)?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    let bytes = dist::weight(&folder)?;
+    if bytes > LIMIT_BYTES {
+        bail!(
+            "{} weighs {} MiB, more than {} MiB",
+            folder.display(),
+            bytes >> 20,
+            LIMIT_BYTES >> 20
+        );
+    }
+    say(&format!(
+        "{} is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu/gpu-check.sh",
+        relative(&folder).display(),
+        bytes as f64 / f64::from(1 << 20)
+    ));
+    Ok(())
+}
+
+/// One line per execution: file, program, environment, arguments; a lone `-` stands for nothing.
+fn runs(programs: &[Program]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let or_dash = |words: Vec<String>| {
+        if words.is_empty() {
+            "-".to_owned()
+        } else {
+            words.join(" ")
+        }
+    };
+    for program in programs {
+        for (file, _) in program.binaries() {
+            for run in &program.runs {
+                let environment = run
+                    .environment
+                    .iter()
+                    .map(|(n, v)| format!("{n}={v}"))
+                    .collect();
+                writeln!(
+                    text,
+                    "{file}\t{}\t{}\t{}",
+                    program.name,
+                    or_dash(environment),
+                    or_dash(run.arguments.clone())
+                )
+                .context("cannot format the list of runs")?;
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix(places::root()).unwrap_or(path)
+}

@@ -1,0 +1,275 @@
+//! `cargo xtask test`: everything that can be tested without a GPU, in one table.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::Args;
+use vgpu_e2e::backend::Backend;
+use vgpu_e2e::command;
+use vgpu_e2e::parts::{DIST, Parts};
+use vgpu_e2e::program::{Program, Run};
+use vgpu_e2e::verdict::{Verdict, judge};
+
+use crate::shell::{cargo, display, say};
+use crate::smoke::Tinygrad;
+use crate::summary::{Summary, cargo_test_counts};
+use crate::{dist, places, programs};
+
+/// How long one test program may take: fifty times what the slowest needs, for busy machines.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
+
+/// What to leave out, and what to add.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only the CUDA programs whose name contains this; nothing else is run.
+    #[arg(long)]
+    program: Option<String>,
+    /// Leave out what needs a download: the CUDA programs and tinygrad.
+    #[arg(long)]
+    offline: bool,
+    /// The device of the backend that the programs run on.
+    #[arg(long, default_value = "software")]
+    device: String,
+}
+
+/// Runs the tests and prints the summary; fails when one of them failed.
+pub fn test(options: &Options) -> anyhow::Result<()> {
+    let mut summary = Summary::default();
+    if options.program.is_none() {
+        workspace_tests(&mut summary)?;
+        loom_models(&mut summary)?;
+        stress(&mut summary)?;
+        fuzz_replay(&mut summary)?;
+    }
+    let dist = dist::dist()?;
+    if options.program.is_none() {
+        end_to_end(&mut summary, &dist)?;
+    }
+    if options.offline {
+        summary.remark("CUDA programs and tinygrad: left out by --offline");
+    } else {
+        cuda_programs(&mut summary, &dist, options)?;
+        if options.program.is_none() {
+            tinygrad(&mut summary, &dist, options)?;
+        }
+    }
+    summary.print();
+    let (_, failed, _) = summary.totals();
+    if failed > 0 {
+        bail!("{failed} tests failed");
+    }
+    Ok(())
+}
+
+fn workspace_tests(summary: &mut Summary) -> anyhow::Result<()> {
+    // The end-to-end crate's own tests need the finished binaries and come later.
+    cargo_test(
+        summary,
+        "unit and integration",
+        cargo().args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "vgpu-e2e",
+            "--no-fail-fast",
+        ]),
+    )
+}
+
+/// The channel's models under loom: every interleaving of its rings and flags, up to the bounds that the models set.
+fn loom_models(summary: &mut Summary) -> anyhow::Result<()> {
+    let flags = format!(
+        "{} --cfg loom",
+        std::env::var("RUSTFLAGS").unwrap_or_default()
+    );
+    cargo_test(
+        summary,
+        "loom models",
+        cargo()
+            .args([
+                "test",
+                "--release",
+                "-p",
+                "vgpu-channel",
+                "--test",
+                "loom_*",
+                "--target-dir",
+            ])
+            .arg(places::root().join("target/loom"))
+            .env("RUSTFLAGS", flags.trim_start()),
+    )
+}
+
+/// The tests that are too long for every `cargo test` and therefore ignored there.
+fn stress(summary: &mut Summary) -> anyhow::Result<()> {
+    cargo_test(
+        summary,
+        "stress, reduced",
+        cargo()
+            .args([
+                "test",
+                "--release",
+                "-p",
+                "vgpu-channel",
+                "--",
+                "--ignored",
+                "stress",
+            ])
+            .env("VGPU_STRESS_SECONDS", "20"),
+    )
+}
+
+/// Every committed corpus entry and every input that once failed, through the fuzz targets, without a fuzzer.
+fn fuzz_replay(summary: &mut Summary) -> anyhow::Result<()> {
+    let manifest = places::root().join("fuzz/Cargo.toml");
+    if !manifest.exists() {
+        summary.remark("fuzz replay: not run, there is no fuzz/ yet");
+        return Ok(());
+    }
+    cargo_test(
+        summary,
+        "fuzz corpus replay",
+        cargo()
+            .args(["test", "--release", "--manifest-path"])
+            .arg(manifest),
+    )
+}
+
+/// Sudden deaths, idle cost, missing backends: the tests of `vgpu-e2e` itself.
+fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
+    cargo_test(
+        summary,
+        "end to end",
+        cargo()
+            .args([
+                "test",
+                "--release",
+                "-p",
+                "vgpu-e2e",
+                "--features",
+                "built",
+                "--no-fail-fast",
+            ])
+            .env(DIST, dist),
+    )
+}
+
+fn cargo_test(summary: &mut Summary, name: &str, command: &mut Command) -> anyhow::Result<()> {
+    say(&format!("{name}: {}", display(command)));
+    let start = Instant::now();
+    let output = command.stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (passed, mut failed, skipped) = cargo_test_counts(&text);
+    if !output.status.success() {
+        print!("{text}");
+        if failed == 0 {
+            // It did not even get to running: a build that broke, or a test that took its process down.
+            failed = 1;
+            summary.remark(&format!(
+                "{name}: `{}` ended with {}",
+                display(command),
+                output.status
+            ));
+        }
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("test ") && line.ends_with("FAILED"))
+        {
+            summary.remark(&format!("{name}: {line}"));
+        }
+    }
+    if output.status.success() && passed + skipped == 0 {
+        summary.remark(&format!("{name}: not run, there is no such test"));
+    }
+    for line in text.lines().filter(|line| line.contains("... ignored, ")) {
+        summary.remark(&format!("{name}: {line}"));
+    }
+    summary.counted(name, passed, failed, skipped, start.elapsed());
+    Ok(())
+}
+
+fn cuda_programs(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Result<()> {
+    let wanted = |p: &Program| {
+        options
+            .program
+            .as_ref()
+            .is_none_or(|part| p.name.contains(part.as_str()))
+    };
+    let built = programs::build(options.device != "software", wanted)?;
+    let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
+    for program in &built.programs {
+        let expected = program
+            .expected
+            .as_ref()
+            .map(std::fs::read_to_string)
+            .transpose()?;
+        for (file, variant) in program.binaries() {
+            for run in &program.runs {
+                let mut command = Command::new(built.folder.join(&file));
+                configure(&mut command, run);
+                let further: &[&Path] = if programs::needs_shared_runtime(variant) {
+                    &[&built.runtimes]
+                } else {
+                    &[]
+                };
+                backend.attach(&mut command, further);
+                let output = command::run(&mut command, PROGRAM_LIMIT)?;
+                let verdict = judge(&program.name, &output, expected.as_deref());
+                let label = format!("{file} {run}");
+                println!(
+                    "{:<44} {:>6.2} s  {verdict}",
+                    label.trim_end(),
+                    output.wall.as_secs_f64()
+                );
+                if matches!(verdict, Verdict::Failed(_)) {
+                    show_failure(&output.stdout, &output.stderr, &backend);
+                }
+                summary.verdict("CUDA programs", label.trim_end(), &verdict, output.wall);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets a run's arguments and environment, without what would steer it from outside.
+pub fn configure(command: &mut Command, run: &Run) {
+    for name in [
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_LAUNCH_BLOCKING",
+        "VGPU_SYNC",
+        "VGPU_LOG",
+    ] {
+        command.env_remove(name);
+    }
+    command
+        .args(&run.arguments)
+        .envs(run.environment.iter().map(|(name, value)| (name, value)));
+}
+
+fn show_failure(stdout: &str, stderr: &str, backend: &Backend) {
+    for (name, text) in [("stdout", stdout), ("stderr", stderr)] {
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(15)..] {
+            println!("    {name}: {line}");
+        }
+    }
+    println!("    backend: {}", backend.last_words());
+}
+
+fn tinygrad(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Result<()> {
+    let tinygrad = Tinygrad::prepare()?;
+    let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
+    let (verdict, wall) = tinygrad.train(&backend)?;
+    println!(
+        "{:<44} {:>6.2} s  {verdict}",
+        "tinygrad_train",
+        wall.as_secs_f64()
+    );
+    if matches!(verdict, Verdict::Failed(_)) {
+        println!("    backend: {}", backend.last_words());
+    }
+    summary.verdict("tinygrad training", "tinygrad_train", &verdict, wall);
+    Ok(())
+}
