@@ -5,11 +5,13 @@
 //! | `demo` | builds everything, compiles a few CUDA programs and runs them through the shim |
 //! | `test` | every test there is, on the software device, with a summary |
 //! | `dist` | a relocatable `dist/` folder |
+//! | `coverage` | what of the driver API is implemented |
 //! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
 //!
 //! A Rust toolchain is all that is presupposed: the CUDA compiler comes from PyPI, python3-venv and g++ from the
 //! system's packages where they are missing. Each download says what it is.
 
+mod coverage;
 mod demo;
 mod dist;
 mod elf;
@@ -45,15 +47,25 @@ enum Verb {
         #[arg(long)]
         programs: bool,
     },
+    /// Print what of the driver API is declared, implemented and refused.
+    Coverage(coverage::Options),
     /// Make dist/gpu: all that a machine with a GPU and no network needs to check the project.
     Gpu,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().verb {
+fn main() -> std::process::ExitCode {
+    let outcome = match Arguments::parse().verb {
         Verb::Demo => demo::demo(),
         Verb::Test(options) => suite::test(&options),
         Verb::Dist { programs } => dist::dist_verb(programs),
+        Verb::Coverage(options) => coverage::coverage(&options),
         Verb::Gpu => gpu::gpu(),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
     }
 }

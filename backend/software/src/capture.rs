@@ -220,14 +220,6 @@ pub(crate) fn divert(stream: &Stream, action: Action) -> Outcome<Option<Action>>
     Ok(Some(action))
 }
 
-/// Refuses a command that cannot be a node.
-///
-/// # Errors
-/// `STREAM_CAPTURE_UNSUPPORTED`, `STREAM_CAPTURE_IMPLICIT`.
-pub(crate) fn refuse_command(stream: &Stream) -> Outcome {
-    refuse_stream(stream)
-}
-
 /// Records an event if its stream is capturing; returns whether it did.
 ///
 /// # Errors

@@ -235,12 +235,12 @@ impl Copy {
     }
 
     /// Whether the destination is pageable: the call then waits for the copy.
-    pub(crate) fn into_pageable(&self) -> bool {
+    pub(crate) fn fills_pageable(&self) -> bool {
         !self.dst.known
     }
 
     /// Whether the source is pageable: the call then returns only when the bytes are taken.
-    pub(crate) fn from_pageable(&self) -> bool {
+    pub(crate) fn reads_pageable(&self) -> bool {
         !self.src.known && self.staged.is_none()
     }
 
@@ -313,14 +313,15 @@ unsafe fn transfer(dst: &Side, src: &Side, shape: &Shape) {
         (shape.height <= 1 || side.pitch == shape.width)
             && (shape.depth <= 1 || Some(side.slice) == shape.width.checked_mul(shape.height))
     };
-    if dense(dst) && dense(src) {
-        if let Some(width) = shape.bytes() {
-            shape = Shape {
-                width,
-                height: 1,
-                depth: 1,
-            };
-        }
+    if dense(dst)
+        && dense(src)
+        && let Some(width) = shape.bytes()
+    {
+        shape = Shape {
+            width,
+            height: 1,
+            depth: 1,
+        };
     }
     for z in 0..shape.depth {
         for y in 0..shape.height {
@@ -365,7 +366,8 @@ impl Fill {
         let element = u64::from(self.element);
         let row = self.width.checked_mul(element);
         let row = row.ok_or(CUresult::INVALID_VALUE)?;
-        let misaligned = self.dst % element != 0 || (self.height > 1 && self.pitch % element != 0);
+        let misaligned = !self.dst.is_multiple_of(element)
+            || (self.height > 1 && !self.pitch.is_multiple_of(element));
         if misaligned || (self.height > 1 && self.pitch < row) {
             return Err(CUresult::INVALID_VALUE);
         }

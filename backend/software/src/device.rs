@@ -116,6 +116,9 @@ pub(crate) fn multiprocessors() -> i32 {
 /// know. What the device lacks (textures, managed memory, virtual memory management, cooperative
 /// launches, clusters, IPC …) reads 0.
 pub(crate) fn attribute(id: i32) -> Option<i32> {
+    if !(1..=LAST_ATTRIBUTE).contains(&id) {
+        return None;
+    }
     let value = match id {
         1 => MAX_BLOCK_THREADS as i32,
         2 => MAX_BLOCK[0] as i32,
@@ -171,8 +174,7 @@ pub(crate) fn attribute(id: i32) -> Option<i32> {
         126 => 1,
         // NUMA node of the device and of its host: none.
         131 | 134 => -1,
-        1..=LAST_ATTRIBUTE => 0,
-        _ => return None,
+        _ => 0,
     };
     Some(value)
 }

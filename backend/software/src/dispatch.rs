@@ -28,7 +28,7 @@ pub(crate) fn enqueue_copy(stream: &Arc<Stream>, mut copy: Copy) -> Outcome {
     }
     let mut wait = false;
     if !capture::is_capturing(stream) {
-        wait = copy.into_pageable() || (copy.from_pageable() && !copy.stage());
+        wait = copy.fills_pageable() || (copy.reads_pageable() && !copy.stage());
     }
     let mark = enqueue(stream, Action::Copy(copy))?;
     if let Some(mark) = mark.filter(|_| wait) {

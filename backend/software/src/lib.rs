@@ -11,7 +11,8 @@
 //! | `current`, `table` | state per thread; handles and what is alive |
 //! | `device`, `memory`, `pool`, `raw` | the device, its memory, plain accesses |
 //! | `context`, `stream`, `event`, `work`, `callback` | contexts, queues and what they execute |
-//! | `copy`, `launch`, `module`, `printf` | copies and fills, kernels and their code |
+//! | `copy`, `launch`, `printf` | copies and fills, kernels and their output |
+//! | `module`, `image`, `jit`, `link` | code: loading, its options, linking |
 //! | `dispatch`, `capture`, `graph` | from a call to a command or to a node of a graph |
 //! | `export` | the private table that tells the primary context's handle |
 //!
@@ -31,7 +32,10 @@ mod event;
 mod export;
 mod foreign;
 mod graph;
+mod image;
+mod jit;
 mod launch;
+mod link;
 mod memory;
 mod module;
 mod pool;
@@ -95,4 +99,24 @@ table! {
         cuEventDestroy_v2 cuEventElapsedTime cuEventElapsedTime_v2;
     capture: cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamIsCapturing
         cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v3 cuThreadExchangeStreamCaptureMode;
+    module: cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary cuModuleUnload
+        cuModuleGetLoadingMode cuModuleGetFunction cuModuleGetGlobal_v2 cuModuleGetFunctionCount
+        cuModuleEnumerateFunctions cuLibraryLoadData cuLibraryUnload cuLibraryGetKernel
+        cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuLibraryGetKernelCount
+        cuLibraryEnumerateKernels cuKernelGetFunction cuKernelGetLibrary cuKernelGetName
+        cuFuncGetModule cuFuncIsLoaded cuFuncLoad cuFuncGetName;
+    function: cuFuncGetAttribute cuFuncSetAttribute cuFuncSetCacheConfig cuFuncSetSharedMemConfig
+        cuFuncGetParamInfo cuKernelGetAttribute cuKernelSetAttribute cuKernelSetCacheConfig
+        cuKernelGetParamInfo cuOccupancyMaxActiveBlocksPerMultiprocessor
+        cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize
+        cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock;
+    link: cuLinkCreate_v2 cuLinkAddData_v2 cuLinkComplete cuLinkDestroy;
+    launch: cuLaunchKernel cuLaunchKernelEx;
+    graph: cuGraphCreate cuGraphDestroy cuGraphClone cuGraphInstantiateWithFlags
+        cuGraphInstantiateWithParams cuGraphInstantiate_v2 cuGraphExecDestroy cuGraphLaunch
+        cuGraphUpload cuGraphExecUpdate_v2 cuGraphGetNodes cuGraphGetRootNodes cuGraphGetEdges
+        cuGraphNodeGetType cuGraphDestroyNode cuGraphAddEmptyNode cuGraphAddKernelNode_v2
+        cuGraphAddMemcpyNode cuGraphAddMemsetNode cuGraphAddHostNode cuGraphAddChildGraphNode
+        cuGraphAddDependencies cuGraphExecKernelNodeSetParams_v2 cuGraphKernelNodeGetParams_v2
+        cuGraphKernelNodeSetParams_v2;
 }

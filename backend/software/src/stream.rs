@@ -16,6 +16,7 @@ use crate::work::Work;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use vgpu_protocol::cuda::{CU_STREAM_NON_BLOCKING, CUlaunchAttributeValue, CUresult, CUstream};
 
@@ -198,7 +199,7 @@ impl Stream {
         loop {
             let order = context.streams.lock();
             let mut queue = self.queue.lock();
-            if queue.closed {
+            if queue.closed || self.core.cancel.load(Ordering::Relaxed) {
                 return Err(CUresult::CONTEXT_IS_DESTROYED);
             }
             if queue.submitted - queue.completed >= CAPACITY {
@@ -239,10 +240,10 @@ impl Stream {
     /// Marks that have to be reached before the stream counts as idle. For the legacy default
     /// stream those are the blocking streams', too.
     pub(crate) fn outstanding(self: &Arc<Self>) -> Vec<Mark> {
-        if self.role == Role::Legacy {
-            if let Some(context) = self.context.upgrade() {
-                return context.marks(|stream| stream.role != Role::NonBlocking);
-            }
+        if self.role == Role::Legacy
+            && let Some(context) = self.context.upgrade()
+        {
+            return context.marks(|stream| stream.role != Role::NonBlocking);
         }
         Mark::pending(self).into_iter().collect()
     }

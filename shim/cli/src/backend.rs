@@ -46,14 +46,22 @@ pub fn start(program: &Path, path: &Path, device: &str, memory: Option<&str>) ->
             .with_context(|| format!("{}", directory.display()))?;
     }
     let log_path = directory.join("backend.log");
-    let log = std::fs::File::create(&log_path).with_context(|| format!("{}", log_path.display()))?;
+    let log =
+        std::fs::File::create(&log_path).with_context(|| format!("{}", log_path.display()))?;
     let mut command = Command::new(program);
-    command.arg("--listen").arg(path).args(["--device", device, "--idle-exit", IDLE_EXIT]);
+    command
+        .arg("--listen")
+        .arg(path)
+        .args(["--device", device, "--idle-exit", IDLE_EXIT]);
     if let Some(memory) = memory {
         command.args(["--memory", memory]);
     }
     // A process group of its own: an interrupt at the terminal is for the program.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0);
     let mut backend = command
         .spawn()
         .with_context(|| format!("the backend {} cannot be started", program.display()))?;
@@ -64,12 +72,18 @@ pub fn start(program: &Path, path: &Path, device: &str, memory: Option<&str>) ->
             if answers(path) {
                 return Ok(());
             }
-            bail!("the backend ended at once ({status}); {}", last_line(&log_path));
+            bail!(
+                "the backend ended at once ({status}); {}",
+                last_line(&log_path)
+            );
         }
         if Instant::now() > deadline {
             // It is of no use any more; nothing to be done if it cannot be ended.
             let _ = backend.kill();
-            bail!("the backend did not listen within {START_TIMEOUT:?}; see {}", log_path.display());
+            bail!(
+                "the backend did not listen within {START_TIMEOUT:?}; see {}",
+                log_path.display()
+            );
         }
         std::thread::sleep(Duration::from_millis(10));
     }

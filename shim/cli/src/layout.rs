@@ -21,7 +21,9 @@ impl Layout {
     /// When the library is missing; the message says where it was looked for.
     pub fn find() -> Result<Self> {
         let command = std::env::current_exe().context("the path of this command is unknown")?;
-        let bin = command.parent().context("this command lies in no directory")?;
+        let bin = command
+            .parent()
+            .context("this command lies in no directory")?;
         Self::beside(bin)
     }
 
@@ -29,8 +31,13 @@ impl Layout {
         let backend = bin.join("vhost-user-vgpu");
         let installed = bin.join("../lib");
         if installed.join("libcuda.so.1").exists() {
-            let library_dir = installed.canonicalize().context("the library directory cannot be resolved")?;
-            return Ok(Self { library_dir, backend });
+            let library_dir = installed
+                .canonicalize()
+                .context("the library directory cannot be resolved")?;
+            return Ok(Self {
+                library_dir,
+                backend,
+            });
         }
         let built = bin.join("libcuda.so");
         if !built.exists() {
@@ -42,16 +49,21 @@ impl Layout {
         }
         // A directory of its own: the build directory is full of other libraries.
         let library_dir = bin.join("vgpu-lib");
-        std::fs::create_dir_all(&library_dir).with_context(|| format!("{}", library_dir.display()))?;
+        std::fs::create_dir_all(&library_dir)
+            .with_context(|| format!("{}", library_dir.display()))?;
         for name in ["libcuda.so.1", "libcuda.so"] {
             match symlink(&built, library_dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(|| format!("{}", library_dir.join(name).display()));
+                    return Err(error)
+                        .with_context(|| format!("{}", library_dir.join(name).display()));
                 }
                 _ => {}
             }
         }
-        Ok(Self { library_dir, backend })
+        Ok(Self {
+            library_dir,
+            backend,
+        })
     }
 }
 
@@ -75,14 +87,19 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         std::fs::write(root.path().join("libcuda.so"), b"x").expect("library");
         let found = Layout::beside(root.path()).expect("found");
-        assert_eq!(std::fs::read(found.library_dir.join("libcuda.so.1")).expect("linked"), b"x");
+        assert_eq!(
+            std::fs::read(found.library_dir.join("libcuda.so.1")).expect("linked"),
+            b"x"
+        );
         Layout::beside(root.path()).expect("a second time");
     }
 
     #[test]
     fn a_missing_library_says_where_it_was_looked_for() {
         let root = tempfile::tempdir().expect("a directory");
-        let error = Layout::beside(root.path()).expect_err("nothing there").to_string();
+        let error = Layout::beside(root.path())
+            .expect_err("nothing there")
+            .to_string();
         assert!(error.contains("libcuda.so"), "{error}");
     }
 }

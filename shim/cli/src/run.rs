@@ -41,7 +41,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         (None, None) => backend::default_socket(),
     };
     if !backend::answers(&socket) {
-        backend::start(&layout.backend, &socket, &options.device, options.memory.as_deref())?;
+        backend::start(
+            &layout.backend,
+            &socket,
+            &options.device,
+            options.memory.as_deref(),
+        )?;
     }
     let (program, arguments) = options.program.split_first().context("no program given")?;
     let mut path = layout.library_dir.into_os_string();

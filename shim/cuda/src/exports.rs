@@ -131,7 +131,18 @@ macro_rules! manual {
     };
 }
 
+macro_rules! refused {
+    ($name:ident ($($arg:ident : $dir:ident $ty:ty),*)) => {
+        #[doc = concat!("`", stringify!($name), "`: not implemented.")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name($(_: parameter!($dir $ty)),*) -> CUresult {
+            guard::result(|| unsupported(stringify!($name)))
+        }
+    };
+}
+
 macro_rules! export {
+    (stub $name:ident ($($arguments:tt)*)) => { refused!($name ($($arguments)*)); };
     (auto $name:ident ($($arguments:tt)*)) => { automatic!($name $name NullStream::Legacy, ($($arguments)*)); };
     (auto $name:ident | $twin:ident ($($arguments:tt)*)) => {
         automatic!($name $name NullStream::Legacy, ($($arguments)*));
@@ -205,6 +216,7 @@ cuda_stubs!(stubs);
 
 /// Names an unimplemented function in the log, once, and refuses.
 fn unsupported(name: &'static str) -> Result<(), CUresult> {
+    client::entered()?;
     static NAMED: std::sync::Mutex<Vec<&'static str>> = std::sync::Mutex::new(Vec::new());
     let mut named = NAMED
         .lock()

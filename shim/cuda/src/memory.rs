@@ -282,38 +282,6 @@ pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Result<(), CUresult> {
         .map_err(|_| CUresult::INVALID_VALUE)
 }
 
-/// `cuMemHostRegister_v2`: memory of the program's own cannot be given to the device yet.
-///
-/// # Safety
-/// Takes no pointers that are followed here.
-pub unsafe fn cuMemHostRegister_v2(
-    pointer: *mut c_void,
-    bytes: usize,
-    _flags: u32,
-) -> Result<(), CUresult> {
-    client::entered()?;
-    if pointer.is_null() || bytes == 0 {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    crate::log::line(format_args!(
-        "cuMemHostRegister of {bytes} bytes: the program's own memory cannot be registered yet"
-    ));
-    Err(CUresult::NOT_SUPPORTED)
-}
-
-/// `cuMemHostUnregister`.
-///
-/// # Safety
-/// Takes no pointers that are followed here.
-pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Result<(), CUresult> {
-    client::entered()?;
-    if pointer.is_null() {
-        Err(CUresult::INVALID_VALUE)
-    } else {
-        Err(CUresult::HOST_MEMORY_NOT_REGISTERED)
-    }
-}
-
 /// The pinned range that holds `pointer`.
 fn pinned(pointer: *mut c_void) -> Result<(Range, u32), CUresult> {
     match find(pointer as u64) {
@@ -351,20 +319,6 @@ pub unsafe fn cuMemHostGetFlags(flags: *mut u32, pointer: *mut c_void) -> Result
     let (_, of) = pinned(pointer)?;
     // Under unified addressing every allocation is also mapped.
     write(flags, of | CU_MEMHOST_DEVICEMAP)
-}
-
-/// `cuMemAllocManaged`: memory that both sides page in on demand is not supported.
-///
-/// # Safety
-/// Takes no pointers that are followed here.
-pub unsafe fn cuMemAllocManaged(
-    _dptr: *mut CUdeviceptr,
-    _bytes: usize,
-    _flags: u32,
-) -> Result<(), CUresult> {
-    client::entered()?;
-    crate::log::line(format_args!("cuMemAllocManaged is not supported yet"));
-    Err(CUresult::NOT_SUPPORTED)
 }
 
 /// `cuMemGetAddressRange_v2`.

@@ -41,6 +41,8 @@ pub struct CallInfo {
     pub place: Place,
     /// Whether an active capture may prohibit it.
     pub unsafe_in_capture: bool,
+    /// Whether programs can use it; a row that is here only for the worker's own use is refused.
+    pub implemented: bool,
 }
 
 macro_rules! class {
@@ -76,6 +78,14 @@ macro_rules! capture {
         true
     };
 }
+macro_rules! implemented {
+    (stub) => {
+        false
+    };
+    ($body:ident) => {
+        true
+    };
+}
 macro_rules! optional {
     () => {
         None
@@ -98,6 +108,7 @@ macro_rules! collect_calls {
             class: class!($class),
             place: place!($place),
             unsafe_in_capture: capture!($capture),
+            implemented: implemented!($shim),
         }),*];
 
         /// The number of each call, by its exported name.

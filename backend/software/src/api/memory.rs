@@ -32,6 +32,19 @@ fn allocate_host(bytes: usize, flags: u32) -> Outcome<*mut c_void> {
     Ok(range.start as *mut c_void)
 }
 
+/// Frees what `matches`. As natively, freeing waits for the work of the context it belongs to.
+fn free(start: u64, matches: impl Fn(&Range) -> bool) -> Outcome {
+    let memory = device::memory();
+    let range = memory.claim(start, matches);
+    let range = range.ok_or(CUresult::INVALID_VALUE)?;
+    if let Err(fault) = context::synchronize_owner(range.owner) {
+        memory.unclaim(&range);
+        return Err(fault);
+    }
+    let freed = memory.end(start, |now| now.id == range.id);
+    freed.map(drop).ok_or(CUresult::INVALID_VALUE)
+}
+
 entries! {
     uncaptured fn cuMemAlloc_v2(out dptr: CUdeviceptr, val bytes: usize) {
         dptr.require()?;
@@ -60,16 +73,7 @@ entries! {
             return Ok(());
         }
         current::context()?;
-        let freeable = |range: &Range| matches!(range.origin, Origin::Device | Origin::Pool(_));
-        let memory = device::memory();
-        let range = memory.find(dptr.0).filter(|range| {
-            range.start == dptr.0 && freeable(range)
-        });
-        let range = range.ok_or(CUresult::INVALID_VALUE)?;
-        // As natively, freeing waits for the work of the context the memory belongs to.
-        context::synchronize_owner(range.owner)?;
-        let freed = memory.end(range.start, |now| now.id == range.id);
-        freed.map(drop).ok_or(CUresult::INVALID_VALUE)
+        free(dptr.0, |range| matches!(range.origin, Origin::Device | Origin::Pool(_)))
     }
 
     ready fn cuMemGetInfo_v2(out free: usize, out total: usize) {
@@ -103,15 +107,7 @@ entries! {
             return Ok(());
         }
         current::context()?;
-        let memory = device::memory();
-        let start = pointer as u64;
-        let range = memory.find(start).filter(|range| {
-            range.start == start && matches!(range.origin, Origin::HostAllocated(_))
-        });
-        let range = range.ok_or(CUresult::INVALID_VALUE)?;
-        context::synchronize_owner(range.owner)?;
-        let freed = memory.end(start, |now| now.id == range.id);
-        freed.map(drop).ok_or(CUresult::INVALID_VALUE)
+        free(pointer as u64, |range| matches!(range.origin, Origin::HostAllocated(_)))
     }
 
     uncaptured fn cuMemHostRegister_v2(val pointer: *mut c_void, val bytes: usize, val flags: u32) {

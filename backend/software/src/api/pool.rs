@@ -46,7 +46,7 @@ entries! {
     ready fn cuMemAllocAsync(out dptr: CUdeviceptr, val bytes: usize, val stream: CUstream) {
         dptr.require()?;
         let (_, stream) = stream::get(stream)?;
-        dptr.put(allocate(&*pool::current(), bytes, &stream)?)
+        dptr.put(allocate(&pool::current(), bytes, &stream)?)
     }
 
     ready fn cuMemAllocFromPoolAsync(
@@ -62,15 +62,20 @@ entries! {
         if dptr.is_null() {
             return Ok(());
         }
-        let range = device::memory().find(dptr.0).filter(|range| {
-            range.start == dptr.0 && matches!(range.origin, Origin::Pool(_) | Origin::Device)
-        });
-        let range = range.ok_or(CUresult::INVALID_VALUE)?;
         if capture::is_capturing(&stream) {
             return Err(CUresult::NOT_SUPPORTED);
         }
         capture::refuse_stream(&stream)?;
-        stream.submit(Work::Release(range), Vec::new()).map(drop)
+        let memory = device::memory();
+        let range = memory.claim(dptr.0, |range| {
+            matches!(range.origin, Origin::Pool(_) | Origin::Device)
+        });
+        let range = range.ok_or(CUresult::INVALID_VALUE)?;
+        let freeing = stream.submit(Work::Release(range), Vec::new());
+        if freeing.is_err() {
+            memory.unclaim(&range);
+        }
+        freeing.map(drop)
     }
 
     ready fn cuDeviceGetDefaultMemPool(out pool: CUmemoryPool, val dev: CUdevice) {

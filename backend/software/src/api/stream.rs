@@ -36,7 +36,7 @@ fn word(addr: CUdeviceptr, value: u64, wide: bool) -> Outcome<MemoryWord> {
         value,
         wide,
     };
-    if addr.0 % word.size() != 0 {
+    if !addr.0.is_multiple_of(word.size()) {
         return Err(CUresult::INVALID_VALUE);
     }
     device::memory().check(addr.0, word.size())?;

@@ -23,8 +23,6 @@ const MAX_ALIGN: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Block {
     start: u64,
-    /// Bytes that may be touched.
-    size: u64,
     /// First byte of what is taken from the mapping, which alignment may move before `start`.
     taken: u64,
     /// Bytes taken, with guard.
@@ -37,11 +35,6 @@ impl Block {
     /// First address.
     pub(crate) fn start(&self) -> u64 {
         self.start
-    }
-
-    /// Bytes, as asked for.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
     }
 }
 
@@ -66,23 +59,22 @@ impl Arena {
             let taken = map(length)?;
             return Some(Block {
                 start: taken.checked_next_multiple_of(align)?,
-                size,
                 taken,
                 length,
                 own: true,
             });
         }
-        if let Some(block) = self.cut(size, length, align) {
+        if let Some(block) = self.cut(length, align) {
             return Some(block);
         }
         let chunk = map(CHUNK)?;
         self.chunks.insert(chunk, CHUNK);
         self.free.insert(chunk, CHUNK);
-        self.cut(size, length, align)
+        self.cut(length, align)
     }
 
     /// First fit.
-    fn cut(&mut self, size: u64, length: u64, align: u64) -> Option<Block> {
+    fn cut(&mut self, length: u64, align: u64) -> Option<Block> {
         let (hole, hole_length, start) = self.free.iter().find_map(|(&hole, &hole_length)| {
             let start = hole.checked_next_multiple_of(align)?;
             let needed = (start - hole).checked_add(length)?;
@@ -99,7 +91,6 @@ impl Arena {
         }
         Some(Block {
             start,
-            size,
             taken: start,
             length,
             own: false,
@@ -114,18 +105,19 @@ impl Arena {
         }
         scrub(block.taken, block.length);
         let (mut start, mut length) = (block.taken, block.length);
-        if let Some((&before, &before_length)) = self.free.range(..start).next_back() {
-            if before + before_length == start && !self.chunks.contains_key(&start) {
-                self.free.remove(&before);
-                start = before;
-                length += before_length;
-            }
+        if let Some((&before, &before_length)) = self.free.range(..start).next_back()
+            && before + before_length == start
+            && !self.chunks.contains_key(&start)
+        {
+            self.free.remove(&before);
+            start = before;
+            length += before_length;
         }
         let end = start + length;
-        if !self.chunks.contains_key(&end) {
-            if let Some(after) = self.free.remove(&end) {
-                length += after;
-            }
+        if !self.chunks.contains_key(&end)
+            && let Some(after) = self.free.remove(&end)
+        {
+            length += after;
         }
         self.free.insert(start, length);
     }
@@ -229,7 +221,6 @@ mod tests {
         for size in [1, OWN_MAPPING] {
             let block = arena.take(size, 64 << 10).expect("address space");
             assert_eq!(block.start() % (64 << 10), 0);
-            assert_eq!(block.size(), size);
             arena.give_back(block);
         }
         assert!(arena.take(1, 3).is_none());

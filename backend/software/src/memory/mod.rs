@@ -74,6 +74,8 @@ struct Live {
     range: Range,
     /// The memory behind it, unless it is the program's own.
     block: Option<Block>,
+    /// Whether somebody is about to end it: nobody else may.
+    claimed: bool,
 }
 
 /// An ended allocation whose bytes somebody may still be touching.
@@ -161,6 +163,7 @@ impl Memory {
         let live = Live {
             range,
             block: Some(block),
+            claimed: false,
         };
         self.map.write().insert(range.start, live);
         Ok(range)
@@ -188,8 +191,32 @@ impl Memory {
             owner,
             id: crate::table::unique(),
         };
-        map.insert(start, Live { range, block: None });
+        let live = Live {
+            range,
+            block: None,
+            claimed: false,
+        };
+        map.insert(start, live);
         Ok(range)
+    }
+
+    /// Claims the range that starts at `start` for ending it later with [`Memory::end`], if
+    /// `matches` holds and nobody has claimed it before.
+    pub(crate) fn claim(&self, start: u64, matches: impl FnOnce(&Range) -> bool) -> Option<Range> {
+        let mut map = self.map.write();
+        let live = map.get_mut(&start)?;
+        if live.claimed || !matches(&live.range) {
+            return None;
+        }
+        live.claimed = true;
+        Some(live.range)
+    }
+
+    /// Gives a claim up.
+    pub(crate) fn unclaim(&self, range: &Range) {
+        if let Some(live) = self.map.write().get_mut(&range.start) {
+            live.claimed = false;
+        }
     }
 
     /// Ends the range that starts at `start` if `matches` holds for it, and returns it.

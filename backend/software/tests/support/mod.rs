@@ -1,6 +1,7 @@
 //! What the tests share: the driver, called as the worker calls it.
 
-#![allow(dead_code)]
+// Not every test file uses everything, and a test's arguments are as unsafe as the call they are for.
+#![allow(dead_code, clippy::macro_metavars_in_unsafe)]
 
 use std::sync::LazyLock;
 use vgpu_driver::Driver;
