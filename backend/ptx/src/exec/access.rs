@@ -330,6 +330,15 @@ impl Cx<'_> {
         bytes: u32,
         intent: Intent,
     ) -> Result<Places, Fault> {
+        if mask == FULL
+            && let Some(at) = self.whole_warp(space, addrs, bytes)
+        {
+            return Ok(Places {
+                at,
+                bytes,
+                complete: true,
+            });
+        }
         let mut out = Places {
             at: [std::ptr::null_mut(); LANES],
             bytes,
@@ -385,6 +394,39 @@ impl Cx<'_> {
             }
         }
         Ok(out)
+    }
+
+    /// The common case: all lanes active, in one window or allocation. The bits of all offsets
+    /// together are at least as large as the largest offset, so one comparison bounds them all;
+    /// `None` where that is too coarse, or something is wrong.
+    #[inline(always)]
+    fn whole_warp(
+        &mut self,
+        space: MemSpace,
+        addrs: &[u64; LANES],
+        bytes: u32,
+    ) -> Option<[*mut u8; LANES]> {
+        let (start, len) = match space {
+            MemSpace::Generic => {
+                let range = self.range(addrs[0])?;
+                (range.start, range.end - range.start)
+            }
+            MemSpace::Shared => (0, self.shared.len() as u64),
+            MemSpace::Local => return None,
+        };
+        let offsets = addrs.iter().fold(0, |all, a| all | a.wrapping_sub(start));
+        let bits = addrs.iter().fold(0, |all, a| all | a);
+        let fits = offsets < len && len - offsets >= u64::from(bytes);
+        if !fits || bits & u64::from(bytes - 1) != 0 {
+            return None;
+        }
+        Some(match space {
+            MemSpace::Shared => {
+                let base = self.shared.address();
+                addrs.map(|a| base.wrapping_add(a as usize))
+            }
+            _ => addrs.map(|a| std::ptr::with_exposed_provenance_mut(a as usize)),
+        })
     }
 
     /// One place, whatever its space.
