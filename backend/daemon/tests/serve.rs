@@ -121,20 +121,20 @@ fn errors_of_posts_are_left_behind_and_calls_answer_theirs() {
     let daemon = Daemon::start(&["--memory", "64MiB"]);
     let client = daemon.connect();
     assert_eq!(
-        client.refused(call::cuMemAlloc_v2, &[&64_u64.to_le_bytes()]),
+        client.refusal(call::cuMemAlloc_v2, &[&64_u64.to_le_bytes()]),
         CUresult::INVALID_CONTEXT
     );
     client.retain();
     // The quota.
     assert_eq!(
-        client.refused(call::cuMemAlloc_v2, &[&(65_u64 << 20).to_le_bytes()]),
+        client.refusal(call::cuMemAlloc_v2, &[&(65_u64 << 20).to_le_bytes()]),
         CUresult::OUT_OF_MEMORY
     );
     let info: wire::cuMemGetInfo_v2::Reply = client.ask(call::cuMemGetInfo_v2, &[]);
     assert_eq!(info.total.0, 64 << 20);
     // A posted launch of nothing.
-    launch(&client, 0xdead_0000, &[], 0);
-    client.call(internal::PING, &[]);
+    let _ = launch(&client, 0xdead_0000, &[], 0);
+    assert_eq!(client.call(internal::PING, &[]).0, CUresult::SUCCESS);
     let latched = client.channel.heap_word(client.slot + 16).unwrap();
     assert_eq!(
         latched.load(std::sync::atomic::Ordering::Acquire),
@@ -142,11 +142,11 @@ fn errors_of_posts_are_left_behind_and_calls_answer_theirs() {
     );
     // What this version does not know.
     assert_eq!(
-        client.refused(call::cuInit, &[&0_u64.to_le_bytes()]),
+        client.refusal(call::cuInit, &[&0_u64.to_le_bytes()]),
         CUresult::NOT_SUPPORTED
     );
-    assert_eq!(client.refused(400, &[]), CUresult::NOT_SUPPORTED);
-    assert_eq!(client.refused(0x8100, &[]), CUresult::NOT_SUPPORTED);
+    assert_eq!(client.refusal(400, &[]), CUresult::NOT_SUPPORTED);
+    assert_eq!(client.refusal(0x8100, &[]), CUresult::NOT_SUPPORTED);
 }
 
 #[test]
@@ -173,7 +173,11 @@ fn forged_handles_and_addresses_are_refused() {
         call::cuLinkDestroy,
     ] {
         client.refused(number, &[&word]);
-        client.refused(number, &[&1_u64.to_le_bytes()]);
+        // 1 is the legacy stream, which may be synchronised.
+        client.refused(number, &[&0x10_u64.to_le_bytes()]);
+    }
+    for stream in [0_u64, 1, 2] {
+        client.refused(call::cuStreamDestroy_v2, &[&stream.to_le_bytes()]);
     }
     let dst = client.alloc(4096);
     // Host addresses: the program's own, the control segment, beyond the heap, wrapping.
@@ -194,7 +198,7 @@ fn forged_handles_and_addresses_are_refused() {
             stream: 0,
         };
         assert_eq!(
-            client.refused(call::cuMemcpyHtoDAsync_v2, &[copy.as_bytes()]),
+            client.refusal(call::cuMemcpyHtoDAsync_v2, &[copy.as_bytes()]),
             CUresult::INVALID_VALUE,
             "{src:#x}+{len:#x}"
         );
@@ -220,7 +224,7 @@ fn forged_handles_and_addresses_are_refused() {
         let mut args = wire::cuMemsetD8Async::Args::new_zeroed();
         (args.dst, args.count) = (Word(dst), Word(1));
         assert_eq!(
-            client.refused(call::cuMemsetD8Async, &[args.as_bytes()]),
+            client.refusal(call::cuMemsetD8Async, &[args.as_bytes()]),
             CUresult::INVALID_VALUE
         );
     }
@@ -368,7 +372,7 @@ fn a_capture_prohibits_what_cuda_prohibits() {
     };
     // Global capture, global thread: an allocation is prohibited and invalidates it.
     assert_eq!(begin(0), CUresult::SUCCESS);
-    let refused = client.refused(call::cuMemAlloc_v2, &[&64_u64.to_le_bytes()]);
+    let refused = client.refusal(call::cuMemAlloc_v2, &[&64_u64.to_le_bytes()]);
     assert_eq!(refused, CUresult::STREAM_CAPTURE_UNSUPPORTED);
     assert_eq!(end().0, CUresult::STREAM_CAPTURE_INVALIDATED);
     // The same in relaxed mode is allowed, and gives a graph.

@@ -188,7 +188,12 @@ impl Client {
     }
 
     /// A call that must fail.
-    pub fn refused(&self, number: u16, parts: &[&[u8]]) -> CUresult {
+    pub fn refused(&self, number: u16, parts: &[&[u8]]) {
+        assert_ne!(self.refusal(number, parts), CUresult::SUCCESS);
+    }
+
+    /// A call that must fail, and how it does.
+    pub fn refusal(&self, number: u16, parts: &[&[u8]]) -> CUresult {
         let (status, _) = self.call(number, parts);
         assert_ne!(status, CUresult::SUCCESS, "call {number} was accepted");
         status
