@@ -7,8 +7,8 @@ mod grid;
 mod warp;
 
 pub(crate) use access::{
-    Bytes, FUNCTION_BASE, Intent, LOCAL_BASE, Local, MemSpace, PARAM_BASE, Places, Ranges,
-    SHARED_BASE, Word,
+    Bytes, FUNCTION_BASE, Intent, LOCAL_BASE, Local, MemSpace, PARAM_BASE, Ranges, SHARED_BASE,
+    Word,
 };
 pub(crate) use block::{BarrierKind, BarrierOp};
 pub(crate) use frame::{FULL, Frame, LANES, Lane, Pred, PredSrc, Slot, lanes_of};

@@ -190,10 +190,10 @@ impl<'a> Lexer<'a> {
                 _ => Err(self.error(format!("'{word}' is no double (0d and 16 hex digits)"))),
             };
         }
-        if let Some(value) = integer(word) {
-            if self.byte(0) != Some(b'.') {
-                return Ok(Token::Int(value));
-            }
+        if let Some(value) = integer(word)
+            && self.byte(0) != Some(b'.')
+        {
+            return Ok(Token::Int(value));
         }
         self.decimal(from)
     }

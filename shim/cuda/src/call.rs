@@ -184,17 +184,12 @@ pub fn post(
                 let count = parts.len().min(MAX_PARTS - 1);
                 all[..count].copy_from_slice(&parts[..count]);
                 all[count] = &word;
-                let stamp = client.send(
-                    &header(thread, lane, number, RECORD_FLUSH, 0),
-                    &all[..=count],
-                )?;
-                stream.posted(stamp, true);
-                Ok(stamp)
+                let header = header(thread, lane, number, RECORD_FLUSH, 0);
+                client.send_noted(&header, &all[..=count], |stamp| stream.posted(stamp, true))
             }
             None => {
-                let stamp = client.send(&header(thread, lane, number, 0, 0), parts)?;
-                stream.posted(stamp, false);
-                Ok(stamp)
+                let header = header(thread, lane, number, 0, 0);
+                client.send_noted(&header, parts, |stamp| stream.posted(stamp, false))
             }
         }
     })

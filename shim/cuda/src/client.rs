@@ -3,7 +3,7 @@
 //! What every call passes through is [`entered`]: has `cuInit` succeeded, in this process and not
 //! in a parent it was forked from (`semantics.md` 20)?
 
-use crate::{environment, log, thread, visible};
+use crate::{environment, log, stream, thread, visible};
 use core::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -29,6 +29,9 @@ const OWN_VERSION: u32 = 13000;
 
 /// How long a thread spins on a timeline word before it asks the driver itself.
 const WORD_SPIN: Duration = Duration::from_micros(100);
+
+/// Slots of the ring, as a power of two, after which streams are brought up to date.
+const EPOCH_BITS: u32 = 28;
 
 /// Bytes of the staging ring for copies of pageable memory.
 const STAGING_BYTES: u64 = 16 << 20;
@@ -124,8 +127,8 @@ pub struct Client {
     /// Captures that this process has begun and not ended.
     captures: AtomicU32,
     lost: AtomicBool,
-    /// Allocated timeline words, to find a stream by its word.
-    words: AtomicU64,
+    /// Ring position by [`EPOCH_BITS`], as of the last time streams were brought up to date.
+    epoch: AtomicU64,
 }
 
 /// The client, connecting if need be.
@@ -323,7 +326,7 @@ impl Client {
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
             captures: AtomicU32::new(0),
             lost: AtomicBool::new(false),
-            words: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
         })
     }
 
@@ -441,10 +444,47 @@ impl Client {
     /// `DEVICE_UNAVAILABLE` when the worker is gone.
     #[inline]
     pub fn send(&self, header: &RecordHeader, parts: &[&[u8]]) -> Result<u32, CUresult> {
-        match self.channel.post(header, parts) {
-            Ok(position) => Ok(position as u32),
-            Err(PostError::PeerGone) => Err(self.gone()),
-            Err(PostError::TooLong(_)) => Err(CUresult::INVALID_VALUE),
+        self.send_noted(header, parts, |_| {})
+    }
+
+    /// As [`Client::send`]; `note` gets the stamp before anybody else can act on the record.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    #[inline]
+    pub fn send_noted(
+        &self,
+        header: &RecordHeader,
+        parts: &[&[u8]],
+        note: impl FnOnce(u32),
+    ) -> Result<u32, CUresult> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let mut record = match self.channel.reserve(len) {
+            Ok(record) => record,
+            Err(PostError::PeerGone) => return Err(self.gone()),
+            Err(PostError::TooLong(_)) => return Err(CUresult::INVALID_VALUE),
+        };
+        let mut offset = 0;
+        for part in parts {
+            record.write(offset, part);
+            offset += part.len();
+        }
+        let position = record.position();
+        note(position as u32);
+        record.publish(header);
+        if position >> EPOCH_BITS != self.epoch.load(Ordering::Relaxed) {
+            self.new_epoch(position);
+        }
+        Ok(position as u32)
+    }
+
+    /// Keeps stamps comparable: every 2^28 slots all streams are brought up to date, so that no two
+    /// stamps that are compared are ever half of 2^32 apart.
+    #[cold]
+    fn new_epoch(&self, position: u64) {
+        let epoch = position >> EPOCH_BITS;
+        if self.epoch.fetch_max(epoch, Ordering::Relaxed) < epoch {
+            stream::bring_up_to_date(self, position as u32);
         }
     }
 
@@ -467,18 +507,31 @@ impl Client {
         })
     }
 
-    /// Sends a record without payload for a thread that is ending.
+    /// Sends a record that nobody answers for a thread that is ending.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub fn notify(&self, thread: u32, slot: u64, number: u16) -> Result<u32, CUresult> {
+    pub fn notify(
+        &self,
+        thread: u32,
+        slot: u64,
+        number: u16,
+        payload: &[u8],
+    ) -> Result<u32, CUresult> {
         let header = RecordHeader {
             call: number,
             thread,
             reply_address: slot,
             ..RecordHeader::default()
         };
-        self.send(&header, &[])
+        self.send(&header, &[payload])
+    }
+
+    /// Stores a timeline word of a stream that is idle.
+    pub fn set_word(&self, address: u64, stamp: u32) {
+        if let Ok(word) = self.channel.heap_word(address) {
+            word.store(stamp, Ordering::Release);
+        }
     }
 
     /// Stamp that the next record would get.
@@ -564,7 +617,6 @@ impl Client {
             .heap_word(address)
             .map_err(|_| CUresult::UNKNOWN)?;
         word.store(start, Ordering::Release);
-        self.words.fetch_add(1, Ordering::Relaxed);
         Ok(address)
     }
 

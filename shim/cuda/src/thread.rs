@@ -2,9 +2,10 @@
 //! worker, its index and reply slot.
 
 use crate::client::{self, Client};
+use crate::stream;
 use core::cell::{Cell, OnceCell, RefCell};
 use std::sync::{Mutex, PoisonError};
-use vgpu_protocol::cuda::{CU_STREAM_CAPTURE_MODE_GLOBAL, CUcontext, CUresult};
+use vgpu_protocol::cuda::{CU_STREAM_CAPTURE_MODE_GLOBAL, CUcontext, CUresult, CUstream};
 use vgpu_protocol::number::internal;
 
 /// State of one thread that needs no channel.
@@ -17,6 +18,8 @@ pub struct Thread {
     pub capture_mode: Cell<u32>,
     /// Set on the thread that runs host functions: CUDA calls are not permitted there.
     pub in_callback: Cell<bool>,
+    /// The thread's own default streams, by context (`semantics.md` 8).
+    pub own_streams: RefCell<Vec<(CUcontext, CUstream)>>,
     lane: OnceCell<Lane>,
 }
 
@@ -36,6 +39,7 @@ thread_local! {
         current: Cell::new(CUcontext::NULL),
         capture_mode: Cell::new(CU_STREAM_CAPTURE_MODE_GLOBAL),
         in_callback: Cell::new(false),
+        own_streams: RefCell::new(Vec::new()),
         lane: OnceCell::new(),
     } };
 }
@@ -95,10 +99,9 @@ impl Drop for Thread {
         let Ok(client) = client::entered() else {
             return;
         };
-        if client
-            .notify(lane.index, lane.slot, internal::THREAD_EXIT)
-            .is_ok()
-        {
+        let told = stream::end_own(client, &lane, &self.own_streams.borrow())
+            .and_then(|()| client.notify(lane.index, lane.slot, internal::THREAD_EXIT, &[]));
+        if told.is_ok() {
             FREE.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .lanes

@@ -240,15 +240,17 @@ impl Default for SpinBudget {
     }
 }
 
-/// CPUs that the calling thread may run on; 1 when the system does not say.
+/// CPUs that this process may use: the more of what its main thread and the calling thread may; 1 when the system does
+/// not say.
 #[must_use]
 pub fn usable_cpus() -> usize {
     #[cfg(any(loom, miri))]
     return 1;
     #[cfg(not(any(loom, miri)))]
-    rustix::thread::sched_getaffinity(None)
-        .map_or(1, |set| set.count() as usize)
-        .max(1)
+    [None, Some(rustix::process::getpid())]
+        .into_iter()
+        .filter_map(|thread| rustix::thread::sched_getaffinity(thread).ok())
+        .fold(1, |most, set| most.max(set.count() as usize))
 }
 
 /// Sleep times for a wait that nobody wakes: an eighth of the time already waited, between 1 µs and 50 µs.

@@ -9,7 +9,7 @@ use std::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
 };
 
-use super::frame::LANES;
+use super::frame::{FULL, LANES, lanes_of};
 use super::{Cx, Fault, FaultKind};
 
 /// Added to a shared-memory offset to make a generic address.
@@ -171,6 +171,8 @@ impl Ranges {
 pub(crate) struct Places {
     at: [*mut u8; LANES],
     bytes: u32,
+    /// Every lane has a place.
+    complete: bool,
 }
 
 macro_rules! memory_words {
@@ -234,8 +236,48 @@ impl Places {
     fn pointer<T>(&self, lane: usize, offset: u32) -> Option<*mut u8> {
         let at = *self.at.get(lane)?;
         let fits = offset as usize + size_of::<T>() <= self.bytes as usize
-            && offset as usize % size_of::<T>() == 0;
+            && (offset as usize).is_multiple_of(size_of::<T>());
         (fits && !at.is_null()).then(|| at.wrapping_add(offset as usize))
+    }
+
+    /// True when every lane may access a `T` at `offset` without further checks.
+    #[inline(always)]
+    fn all_hold<T>(&self, offset: u32) -> bool {
+        self.complete
+            && offset as usize + size_of::<T>() <= self.bytes as usize
+            && (offset as usize).is_multiple_of(size_of::<T>())
+    }
+
+    /// Loads from the place of every lane in `mask`; the others give 0.
+    #[inline(always)]
+    pub(crate) fn load_lanes<T: Word>(&self, mask: u32, offset: u32) -> [T; LANES] {
+        if self.all_hold::<T>(offset) {
+            return std::array::from_fn(|lane| {
+                // SAFETY: `complete` says that `places` checked all 32 lanes for `bytes` bytes, and
+                // `all_hold` that this access stays within them and aligned.
+                unsafe { T::load(self.at[lane].wrapping_add(offset as usize)) }
+            });
+        }
+        let mut out = [T::default(); LANES];
+        for lane in lanes_of(mask) {
+            out[lane] = self.load(lane, offset);
+        }
+        out
+    }
+
+    /// Stores to the place of every lane in `mask`.
+    #[inline(always)]
+    pub(crate) fn store_lanes<T: Word>(&self, mask: u32, offset: u32, values: &[u64; LANES]) {
+        if self.all_hold::<T>(offset) {
+            for (at, value) in self.at.iter().zip(values) {
+                // SAFETY: as in `load_lanes`; the caller asked for writable places.
+                unsafe { T::store(at.wrapping_add(offset as usize), T::narrow(*value)) };
+            }
+            return;
+        }
+        for lane in lanes_of(mask) {
+            self.store(lane, offset, T::narrow(values[lane]));
+        }
     }
 
     /// Loads from the lane's place, `offset` bytes in. Lanes that were not resolved give 0.
@@ -288,31 +330,34 @@ impl Cx<'_> {
         bytes: u32,
         intent: Intent,
     ) -> Result<Places, Fault> {
+        if mask == FULL
+            && let Some(at) = self.whole_warp(space, addrs, bytes)
+        {
+            return Ok(Places {
+                at,
+                bytes,
+                complete: true,
+            });
+        }
         let mut out = Places {
             at: [std::ptr::null_mut(); LANES],
             bytes,
+            complete: mask == FULL,
         };
         match space {
             MemSpace::Generic => {
-                let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
-                for (lane, a) in addrs.iter().enumerate() {
-                    if mask >> lane & 1 != 0 {
-                        low = low.min(*a);
-                        high = high.max(*a);
-                        bits |= *a;
-                    }
-                }
-                if high < SHARED_BASE && bits & u64::from(bytes - 1) == 0 {
-                    if let Some(range) = self.range(low) {
-                        if range.end - high.min(range.end) >= u64::from(bytes) {
-                            for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
-                                if mask >> lane & 1 != 0 {
-                                    *p = std::ptr::with_exposed_provenance_mut(*a as usize);
-                                }
-                            }
-                            return Ok(out);
+                let (low, high, bits) = extremes(addrs, mask);
+                if high < SHARED_BASE
+                    && bits & u64::from(bytes - 1) == 0
+                    && let Some(range) = self.range(low)
+                    && range.end - high.min(range.end) >= u64::from(bytes)
+                {
+                    for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
+                        if mask >> lane & 1 != 0 {
+                            *p = std::ptr::with_exposed_provenance_mut(*a as usize);
                         }
                     }
+                    return Ok(out);
                 }
                 for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
                     if mask >> lane & 1 != 0 {
@@ -323,9 +368,17 @@ impl Cx<'_> {
             MemSpace::Shared => {
                 let len = self.shared.len() as u64;
                 let base = self.shared.address();
+                let (_, high, bits) = extremes(addrs, mask);
+                let good = high < len
+                    && len - high >= u64::from(bytes)
+                    && bits & u64::from(bytes - 1) == 0;
                 for (lane, (p, a)) in out.at.iter_mut().zip(addrs).enumerate() {
                     if mask >> lane & 1 != 0 {
-                        *p = window(base, len, *a, bytes, "shared memory", lane)?;
+                        *p = if good {
+                            base.wrapping_add(*a as usize)
+                        } else {
+                            window(base, len, *a, bytes, "shared memory", lane)?
+                        };
                     }
                 }
             }
@@ -343,6 +396,39 @@ impl Cx<'_> {
         Ok(out)
     }
 
+    /// The common case: all lanes active, in one window or allocation. The bits of all offsets
+    /// together are at least as large as the largest offset, so one comparison bounds them all;
+    /// `None` where that is too coarse, or something is wrong.
+    #[inline(always)]
+    fn whole_warp(
+        &mut self,
+        space: MemSpace,
+        addrs: &[u64; LANES],
+        bytes: u32,
+    ) -> Option<[*mut u8; LANES]> {
+        let (start, len) = match space {
+            MemSpace::Generic => {
+                let range = self.range(addrs[0])?;
+                (range.start, range.end - range.start)
+            }
+            MemSpace::Shared => (0, self.shared.len() as u64),
+            MemSpace::Local => return None,
+        };
+        let offsets = addrs.iter().fold(0, |all, a| all | a.wrapping_sub(start));
+        let bits = addrs.iter().fold(0, |all, a| all | a);
+        let fits = offsets < len && len - offsets >= u64::from(bytes);
+        if !fits || bits & u64::from(bytes - 1) != 0 {
+            return None;
+        }
+        Some(match space {
+            MemSpace::Shared => {
+                let base = self.shared.address();
+                addrs.map(|a| base.wrapping_add(a as usize))
+            }
+            _ => addrs.map(|a| std::ptr::with_exposed_provenance_mut(a as usize)),
+        })
+    }
+
     /// One place, whatever its space.
     pub(crate) fn place(
         &mut self,
@@ -354,6 +440,7 @@ impl Cx<'_> {
         let mut out = Places {
             at: [std::ptr::null_mut(); LANES],
             bytes,
+            complete: false,
         };
         let at = self.generic(lane, addr, bytes, intent)?;
         if let Some(p) = out.at.get_mut(lane) {
@@ -442,6 +529,27 @@ impl Cx<'_> {
         }
         Ok(out)
     }
+}
+
+/// Lowest and highest address of the active lanes, and all their bits together.
+#[inline(always)]
+fn extremes(addrs: &[u64; LANES], mask: u32) -> (u64, u64, u64) {
+    let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
+    if mask == FULL {
+        for a in addrs {
+            low = low.min(*a);
+            high = high.max(*a);
+            bits |= *a;
+        }
+    } else {
+        for lane in lanes_of(mask) {
+            let a = addrs[lane];
+            low = low.min(a);
+            high = high.max(a);
+            bits |= a;
+        }
+    }
+    (low, high, bits)
 }
 
 #[inline(always)]

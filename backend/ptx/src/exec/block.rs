@@ -96,7 +96,7 @@ impl BarrierOp {
         if let Some(count) = self.count {
             let counts = cx.frame.read(count);
             let expected = lanes_of(mask).next().map_or(0, |l| counts[l]);
-            if expected == 0 || expected % WARP_SIZE != 0 {
+            if expected == 0 || !expected.is_multiple_of(WARP_SIZE) {
                 return Err(Fault::new(
                     FaultKind::Trap,
                     format!("{expected} threads at a barrier: no multiple of 32"),

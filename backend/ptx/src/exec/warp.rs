@@ -382,12 +382,12 @@ impl Warp {
                     group.pc += 1;
                 }
                 Kind::Branch(target) => {
-                    if *target <= group.pc {
-                        if let Some(next) = self.jumped(
+                    if *target <= group.pc
+                        && let Some(next) = self.jumped(
                             group, mask, *target, skipped, alone, spins, cx, block, jumps,
-                        )? {
-                            return Ok(next);
-                        }
+                        )?
+                    {
+                        return Ok(next);
                     }
                     if skipped == 0 {
                         group.pc = *target;

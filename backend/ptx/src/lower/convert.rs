@@ -31,7 +31,7 @@ enum Value {
 }
 
 impl Spec {
-    fn load(&self, bits: u64) -> Value {
+    fn load(self, bits: u64) -> Value {
         match self.from {
             Type::U8 | Type::B8 => Value::Int(i128::from(bits as u8)),
             Type::S8 => Value::Int(i128::from(bits as i8)),
@@ -51,7 +51,7 @@ impl Spec {
         }
     }
 
-    fn convert(&self, bits: u64) -> u64 {
+    fn convert(self, bits: u64) -> u64 {
         let value = self.load(bits);
         if self.to.is_float() {
             self.to_float(value)
@@ -60,7 +60,7 @@ impl Spec {
         }
     }
 
-    fn to_float(&self, value: Value) -> u64 {
+    fn to_float(self, value: Value) -> u64 {
         let x = match value {
             Value::Int(v) => match self.to {
                 Type::F32 => return u64::from(num::int_to_f32(v, self.mode).to_bits()),
@@ -106,7 +106,7 @@ impl Spec {
         }
     }
 
-    fn to_int(&self, value: Value) -> i128 {
+    fn to_int(self, value: Value) -> i128 {
         let bits = self.to.size() * 8;
         let (low, high) = if self.to.is_signed() {
             (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)

@@ -6,7 +6,7 @@ use super::map::{Out, op};
 use super::operand::{Address, Any};
 use super::{Lowered, invalid};
 use crate::ast::{Instruction, Operand, Type};
-use crate::exec::{Cx, Intent, LANES, MemSpace, Op, Places, Word, lanes_of};
+use crate::exec::{Cx, Intent, LANES, MemSpace, Op, Word, lanes_of};
 
 /// All lanes of a register, zero-extended.
 #[inline(always)]
@@ -85,31 +85,26 @@ pub(super) fn space_of(form: &Form<'_>) -> MemSpace {
     }
 }
 
-fn load_lanes<T: Word>(places: &Places, mask: u32, offset: u32, sign: bool) -> [u64; LANES] {
-    let mut out = [0u64; LANES];
-    let shift = 64 - 8 * size_of::<T>() as u32;
-    for lane in lanes_of(mask) {
-        let v = places.load::<T>(lane, offset).widen();
-        out[lane] = if sign {
-            ((v << shift) as i64 >> shift) as u64
-        } else {
-            v
-        };
-    }
-    out
-}
-
 fn load_op<T: Word>(at: Address, to: Vec<Option<Any>>, sign: bool, polls: u32) -> Op {
     let each = size_of::<T>() as u32;
     let total = each * to.len() as u32;
+    let shift = 64 - 8 * each;
+    let extend = move |v: u64| ((v << shift) as i64 >> shift) as u64;
     Box::new(move |cx, mask| {
         cx.polls = cx.polls.saturating_add(polls);
         let addrs = at.lanes(&cx.frame);
         let places = cx.places(at.space, &addrs, mask, total, Intent::Read)?;
         for (n, d) in to.iter().enumerate() {
-            if let Some(d) = d {
-                let values = load_lanes::<T>(&places, mask, n as u32 * each, sign);
-                write_any(cx, *d, &values, mask);
+            let Some(d) = *d else { continue };
+            let values = places.load_lanes::<T>(mask, n as u32 * each);
+            match d {
+                // The usual case: a register as wide as the element.
+                Any::B32(slot) if each == 4 => {
+                    cx.frame
+                        .write(slot, &values.map(|v| v.widen() as u32), mask)
+                }
+                _ if sign => write_any(cx, d, &values.map(|v| extend(v.widen())), mask),
+                _ => write_any(cx, d, &values.map(Word::widen), mask),
             }
         }
         Ok(())
@@ -124,9 +119,7 @@ fn store_op<T: Word>(at: Address, from: Vec<Any>) -> Op {
         let places = cx.places(at.space, &addrs, mask, total, Intent::Write)?;
         for (n, a) in from.iter().enumerate() {
             let values = read_any(cx, *a);
-            for lane in lanes_of(mask) {
-                places.store(lane, n as u32 * each, T::narrow(values[lane]));
-            }
+            places.store_lanes::<T>(mask, n as u32 * each, &values);
         }
         Ok(())
     })

@@ -313,15 +313,12 @@ impl<'a> Parser<'a> {
     /// `+n`, `-n` or nothing.
     pub(super) fn addend(&mut self) -> Result<i64> {
         let mut sum = 0i64;
-        loop {
-            if self.eat('+')? {
-                sum = sum.wrapping_add(self.int("an offset")? as i64);
-            } else if self.is('-') {
-                sum = sum.wrapping_add(self.int("an offset")? as i64);
-            } else {
-                return Ok(sum);
-            }
+        while self.is('+') || self.is('-') {
+            // `int` takes a minus itself.
+            self.eat('+')?;
+            sum = sum.wrapping_add(self.int("an offset")? as i64);
         }
+        Ok(sum)
     }
 
     /// `.reg .type name<n>, name, …;`

@@ -14,10 +14,12 @@ macro_rules! plain {
 }
 plain!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
 
+type Allocation = (Range<u64>, Box<[u128]>);
+
 /// Memory that kernels and tests see under the same address.
 #[derive(Default)]
 pub struct Device {
-    allocations: Mutex<Vec<(Range<u64>, Box<[u128]>)>>,
+    allocations: Mutex<Vec<Allocation>>,
     pub printed: Mutex<Vec<Vec<u8>>>,
     pub cancel: AtomicBool,
     pub budget: Option<u64>,
@@ -80,18 +82,22 @@ impl Device {
     }
 
     pub fn load(&self, text: &str) -> LinkedModule {
-        let module = Module::parse(text).unwrap();
+        self.try_load(Module::parse(text).unwrap()).unwrap()
+    }
+
+    /// `None` when the module does not link.
+    pub fn try_load(&self, module: Module) -> Option<LinkedModule> {
         let addresses: Vec<u64> = module
             .globals()
             .iter()
-            .map(|g| self.alloc(g.size as usize))
+            .map(|g| self.alloc(g.size.max(1) as usize))
             .collect();
-        let linked = module.link(&addresses).unwrap();
+        let linked = module.link(&addresses).ok()?;
         for (index, address) in addresses.iter().enumerate() {
             let bytes = linked.initial_bytes(index);
             self.write(*address, &bytes);
         }
-        linked
+        Some(linked)
     }
 
     pub fn try_launch(

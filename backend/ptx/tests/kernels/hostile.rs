@@ -1,7 +1,7 @@
 //! Broken and hostile text: every answer is an error or a working kernel, never a panic.
 
-use crate::device::Numbers;
-use vgpu_ptx::{LowerError, Module};
+use crate::device::{Arg, Device, Numbers};
+use vgpu_ptx::{LaunchError, LowerError, Module};
 
 const FIXTURES: [&str; 4] = [
     include_str!("../../../../tests/ptx/basics.ptx"),
@@ -99,7 +99,7 @@ fn changed_words() {
             .collect();
         for _ in 0..1 + numbers.next() % 3 {
             let at = numbers.next() as usize % words.len();
-            if numbers.next() % 2 == 0 {
+            if numbers.next().is_multiple_of(2) {
                 words[at] = numbers_to_try[numbers.next() as usize % numbers_to_try.len()];
             } else {
                 words[at] = words[numbers.next() as usize % words.len()];
@@ -137,4 +137,56 @@ fn huge_declarations() {
     assert!(!take(&format!(
         "{head}.global .b8 a[18446744073709551615][2];"
     )));
+}
+
+/// Changed kernels that still lower are run, on memory that holds nothing of value: whatever they
+/// do, the launch ends by itself or by its budget.
+#[test]
+fn changed_kernels_run_to_an_end() {
+    let mut numbers = Numbers(12);
+    let mut ran = 0;
+    for round in 0..600 {
+        let text = FIXTURES[round % FIXTURES.len()];
+        let mut words: Vec<&str> = text
+            .split_inclusive([' ', '\t', ',', ';', '[', ']', '\n'])
+            .collect();
+        for _ in 0..1 + numbers.next() % 6 {
+            let at = numbers.next() as usize % words.len();
+            words[at] = words[numbers.next() as usize % words.len()];
+        }
+        let text = words.concat();
+        let Ok(module) = Module::parse(&text) else {
+            continue;
+        };
+        if module.globals().iter().any(|g| g.size > 1 << 20) {
+            continue;
+        }
+        let mut device = Device::default();
+        device.budget = Some(20_000);
+        let Some(module) = device.try_load(module) else {
+            continue;
+        };
+        let names: Vec<String> = module.module().kernels().map(str::to_string).collect();
+        let name = &names[numbers.next() as usize % names.len()];
+        let Ok(kernel) = module.kernel(name) else {
+            continue;
+        };
+        let memory = device.zeros::<u64>(4096);
+        let params: Vec<Vec<u8>> = kernel
+            .params()
+            .iter()
+            .map(|p| match p.size {
+                8 => memory.to_le_bytes().to_vec(),
+                size => vec![3; size as usize],
+            })
+            .collect();
+        let args: Vec<Arg<'_>> = params.iter().map(|p| Arg::Bytes(p)).collect();
+        let result = device.try_launch(&module, name, [2, 1, 1], [64, 1, 1], 1024, &args);
+        assert!(
+            !matches!(result, Err(LaunchError::Internal(_))),
+            "{name}: {result:?}"
+        );
+        ran += 1;
+    }
+    assert!(ran > 50, "{ran}");
 }

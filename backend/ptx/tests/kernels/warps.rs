@@ -133,14 +133,7 @@ fn atomics_of_every_type() {
     let xor = (0..n as i32).fold(0, |x, t| x ^ (t * 77));
     assert_eq!(
         device.read::<i32>(i, 6),
-        [
-            (n * (n - 1) / 2) as i32,
-            100 - 255,
-            155,
-            -1 & !0xffff,
-            -1,
-            xor
-        ]
+        [(n * (n - 1) / 2) as i32, 100 - 255, 155, !0xffff, -1, xor]
     );
     let product = (0..n).fold(1u32, |p, _| p.wrapping_mul(3).wrapping_add(1));
     let mut down = 3u32;

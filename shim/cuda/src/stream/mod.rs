@@ -7,10 +7,14 @@
 //! be: during captures, on the legacy stream while other blocking streams live, once device text
 //! has to be relayed, and for waits that last (`semantics.md` 3, 6, 8).
 
-use crate::call::{self, Completion};
+mod calls;
+
+pub use calls::*;
+
+use crate::call;
 use crate::client::{self, Client};
+use crate::context;
 use crate::thread::{self, Lane, Thread};
-use crate::{context, write};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -78,8 +82,6 @@ type Remembered = (CUstream, CUcontext, u64, Arc<State>);
 thread_local! {
     /// The last look-ups of this thread, by a few bits of the handle.
     static RECENT: RefCell<[Option<Remembered>; 8]> = const { RefCell::new([const { None }; 8]) };
-    /// This thread's default streams, by context.
-    static OWN: RefCell<Vec<(CUcontext, CUstream)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The state of a stream as the program names it.
@@ -159,11 +161,13 @@ fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
     if ctx.is_null() {
         return Err(CUresult::INVALID_CONTEXT);
     }
-    let known = OWN.with_borrow(|own| {
-        own.iter()
+    let known = thread::with(|thread| {
+        let own = thread.own_streams.borrow();
+        Ok(own
+            .iter()
             .find(|(of, _)| *of == ctx)
-            .map(|(_, stream)| *stream)
-    });
+            .map(|(_, stream)| *stream))
+    })?;
     if let Some(stream) = known {
         let key = (CUcontext::NULL, stream);
         if STREAMS
@@ -173,11 +177,46 @@ fn own(client: &Client, ctx: CUcontext) -> Result<CUstream, CUresult> {
         {
             return Ok(stream);
         }
-        OWN.with_borrow_mut(|own| own.retain(|(of, _)| *of != ctx));
     }
     let stream = create(client, 0, None)?;
-    OWN.with_borrow_mut(|own| own.push((ctx, stream)));
-    Ok(stream)
+    thread::with(|thread| {
+        let mut own = thread.own_streams.borrow_mut();
+        own.retain(|(of, _)| *of != ctx);
+        own.push((ctx, stream));
+        Ok(stream)
+    })
+}
+
+/// Destroys the default streams of a thread that is ending.
+///
+/// # Errors
+/// `DEVICE_UNAVAILABLE` when the worker is gone.
+pub fn end_own(
+    client: &Client,
+    lane: &Lane,
+    own: &[(CUcontext, CUstream)],
+) -> Result<(), CUresult> {
+    for (_, stream) in own {
+        let key = (CUcontext::NULL, *stream);
+        if STREAMS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key)
+            .is_some()
+        {
+            GENERATION.fetch_add(1, Ordering::Release);
+            let args = wire::cuStreamDestroy_v2::Args {
+                stream: Word::of(*stream),
+            };
+            client.notify(
+                lane.index,
+                lane.slot,
+                number::cuStreamDestroy_v2,
+                args.as_bytes(),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Never-reused id of a stream.
@@ -440,6 +479,38 @@ fn blocking_streams(ctx: CUcontext) -> bool {
     })
 }
 
+/// Slots by which a stamp may lag behind the ring's head before it is noted on its stream: more than
+/// the ring has, since an unpublished record stops the ring.
+const NOTE_LAG: u32 = 1 << 20;
+
+/// Brings the stamps of all streams close to `now`, the ring's head: idle streams jump there, busy
+/// ones get their word written. See [`Client::send_noted`].
+pub fn bring_up_to_date(client: &Client, now: u32) {
+    let base = now.wrapping_sub(NOTE_LAG);
+    let streams: Vec<_> = {
+        let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().cloned().collect()
+    };
+    for state in streams {
+        let written = state.word == 0
+            || reached(
+                client.word(state.word),
+                state.flushed.load(Ordering::Acquire),
+            );
+        if state.is_idle(client) && written {
+            for stamp in [&state.last, &state.flushed, &state.done] {
+                advance(stamp, base);
+            }
+            if state.word != 0 && !reached(client.word(state.word), base) {
+                client.set_word(state.word, base);
+            }
+        } else if state.may_use_word(client) {
+            // A failure shows at the next wait.
+            let _ = state.flush(client);
+        }
+    }
+}
+
 /// When a staged block may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -624,293 +695,4 @@ fn create(client: &Client, flags: u32, priority: Option<i32>) -> Result<CUstream
         .insert((CUcontext::NULL, handle), state);
     GENERATION.fetch_add(1, Ordering::Release);
     Ok(handle)
-}
-
-/// `cuStreamCreate`.
-///
-/// # Safety
-/// `stream` is null or valid.
-pub unsafe fn cuStreamCreate(stream: *mut CUstream, flags: u32) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    if stream.is_null() {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    write(stream, create(client, flags, None)?)
-}
-
-/// `cuStreamCreateWithPriority`.
-///
-/// # Safety
-/// `stream` is null or valid.
-pub unsafe fn cuStreamCreateWithPriority(
-    stream: *mut CUstream,
-    flags: u32,
-    priority: i32,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    if stream.is_null() {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    write(stream, create(client, flags, Some(priority))?)
-}
-
-/// `cuStreamDestroy_v2`.
-///
-/// # Safety
-/// Takes no pointers.
-pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    if stream.0 <= CUstream::PER_THREAD.0 {
-        return Err(CUresult::INVALID_HANDLE);
-    }
-    find(client, stream, NullStream::Legacy)?;
-    let args = wire::cuStreamDestroy_v2::Args {
-        stream: Word::of(stream),
-    };
-    call::call(
-        client,
-        number::cuStreamDestroy_v2,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    let gone = STREAMS
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&(CUcontext::NULL, stream));
-    if let Some(state) = gone {
-        state.dead.store(true, Ordering::Relaxed);
-    }
-    GENERATION.fetch_add(1, Ordering::Release);
-    Ok(())
-}
-
-/// `cuStreamSynchronize`.
-///
-/// # Safety
-/// Takes no pointers.
-pub unsafe fn cuStreamSynchronize(default: NullStream, stream: CUstream) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let state = find(client, stream, default)?;
-    state.synchronize(client, Wait::of(state.ctx))
-}
-
-/// `cuCtxSynchronize`.
-///
-/// # Safety
-/// Takes no pointers.
-pub unsafe fn cuCtxSynchronize() -> Result<(), CUresult> {
-    synchronize_context(client::entered()?)
-}
-
-/// `cuCtxSynchronize_v2`: of a given context, or the current one for null.
-///
-/// # Safety
-/// Takes no pointers.
-pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    if ctx.is_null() {
-        return synchronize_context(client);
-    }
-    context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?;
-    context::with_current(ctx, || synchronize_context(client))
-}
-
-/// `cuStreamQuery`.
-///
-/// # Safety
-/// Takes no pointers.
-pub unsafe fn cuStreamQuery(default: NullStream, stream: CUstream) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let state = find(client, stream, default)?;
-    call::deliver(client)?;
-    if state.may_use_word(client) && state.is_idle(client) {
-        return Ok(());
-    }
-    let last = state.last();
-    let args = wire::cuStreamQuery::Args {
-        stream: Word::of(state.handle),
-    };
-    call::call(client, number::cuStreamQuery, &[args.as_bytes()], &mut [])?;
-    state.completed(last);
-    client.drain_output();
-    Ok(())
-}
-
-/// `cuStreamGetFlags`.
-///
-/// # Safety
-/// `flags` is null or valid.
-pub unsafe fn cuStreamGetFlags(
-    default: NullStream,
-    stream: CUstream,
-    flags: *mut u32,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    write(flags, find(client, stream, default)?.flags)
-}
-
-/// `cuStreamGetCtx`.
-///
-/// # Safety
-/// `ctx` is null or valid.
-pub unsafe fn cuStreamGetCtx(
-    default: NullStream,
-    stream: CUstream,
-    ctx: *mut CUcontext,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    write(ctx, find(client, stream, default)?.ctx)
-}
-
-/// `cuStreamGetDevice`.
-///
-/// # Safety
-/// `dev` is null or valid.
-pub unsafe fn cuStreamGetDevice(
-    default: NullStream,
-    stream: CUstream,
-    dev: *mut CUdevice,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let ctx = find(client, stream, default)?.ctx;
-    write(
-        dev,
-        context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?,
-    )
-}
-
-/// `cuStreamGetId`.
-///
-/// # Safety
-/// `out` is null or valid.
-pub unsafe fn cuStreamGetId(
-    default: NullStream,
-    stream: CUstream,
-    out: *mut u64,
-) -> Result<(), CUresult> {
-    write(out, id_of(stream, default)?)
-}
-
-/// Reads or writes one attribute of a stream.
-fn attribute(
-    default: NullStream,
-    stream: CUstream,
-    attribute: u32,
-    value: [u64; 8],
-    number: u16,
-    reply: &mut [u8],
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let state = find(client, stream, default)?;
-    let args = wire::AttributeRequest {
-        object: state.handle.0,
-        attribute,
-        len: 64,
-        value,
-    };
-    call::call(client, number, &[args.as_bytes()], reply)
-}
-
-/// `cuStreamGetAttribute`.
-///
-/// # Safety
-/// `value` is null or valid.
-pub unsafe fn cuStreamGetAttribute(
-    default: NullStream,
-    stream: CUstream,
-    which: u32,
-    value: *mut CUlaunchAttributeValue,
-) -> Result<(), CUresult> {
-    let mut reply = wire::AttributeReply::default();
-    attribute(
-        default,
-        stream,
-        which,
-        [0; 8],
-        number::cuStreamGetAttribute,
-        reply.as_mut_bytes(),
-    )?;
-    write(value, CUlaunchAttributeValue { words: reply.value })
-}
-
-/// `cuStreamSetAttribute`.
-///
-/// # Safety
-/// `value` is null or valid.
-pub unsafe fn cuStreamSetAttribute(
-    default: NullStream,
-    stream: CUstream,
-    which: u32,
-    value: *const CUlaunchAttributeValue,
-) -> Result<(), CUresult> {
-    if value.is_null() {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    // SAFETY: not null; the caller gives a valid value.
-    let words = unsafe { (*value).words };
-    attribute(
-        default,
-        stream,
-        which,
-        words,
-        number::cuStreamSetAttribute,
-        &mut [],
-    )
-}
-
-/// Posts one of the memory operations of a stream.
-fn memory_operation(
-    default: NullStream,
-    stream: CUstream,
-    number: u16,
-    args: impl FnOnce(CUstream) -> Vec<u8>,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let state = find(client, stream, default)?;
-    call::post(
-        client,
-        number,
-        &state,
-        &[&args(state.handle)],
-        Completion::Lazy,
-    )
-    .map(|_| ())
-}
-
-macro_rules! memory_operations {
-    ($($(#[$doc:meta])* $name:ident($value:ty);)*) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// Takes no pointers that are followed here.
-        pub unsafe fn $name(
-            default: NullStream,
-            stream: CUstream,
-            addr: CUdeviceptr,
-            value: $value,
-            flags: u32,
-        ) -> Result<(), CUresult> {
-            memory_operation(default, stream, number::$name, |stream| {
-                wire::$name::Args {
-                    stream: Word::of(stream),
-                    addr: Word::of(addr),
-                    value: Word::of(value),
-                    flags: Word::of(flags),
-                }
-                .as_bytes()
-                .to_vec()
-            })
-        }
-    )* };
-}
-
-memory_operations! {
-    /// `cuStreamWriteValue32_v2`.
-    cuStreamWriteValue32_v2(u32);
-    /// `cuStreamWriteValue64_v2`.
-    cuStreamWriteValue64_v2(u64);
-    /// `cuStreamWaitValue32_v2`.
-    cuStreamWaitValue32_v2(u32);
-    /// `cuStreamWaitValue64_v2`.
-    cuStreamWaitValue64_v2(u64);
 }
