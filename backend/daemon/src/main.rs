@@ -1,3 +1,51 @@
-//! Placeholder.
+//! `vhost-user-vgpu`: the host daemon. It listens on a socket, and gives each client a worker
+//! process of its own ([`vgpu_worker`]). The daemon itself never touches CUDA: what a client can
+//! break is its own worker.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`options`] | the command line |
+//! | [`log`] | the log, and what workers write to theirs |
+//! | [`probe`] | which device to serve |
+//! | [`process`] | starting and ending worker processes |
+//! | [`client`] | one client from its hello to its end |
+//! | [`server`] | the event loop |
 
-fn main() {}
+#![deny(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod client;
+mod log;
+mod options;
+mod probe;
+mod process;
+mod server;
+
+use clap::Parser;
+use options::{Command, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match options.command {
+        Some(Command::Worker) => {
+            log::start_worker(options.log_level);
+            return vgpu_worker::start::run();
+        }
+        Some(Command::Probe) => return probe::run(),
+        None => {}
+    }
+    if options.print_capabilities {
+        println!("{}", options::CAPABILITIES);
+        return ExitCode::SUCCESS;
+    }
+    log::start(options.log_level);
+    match server::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,52 @@
-//! Placeholder.
+//! Executes the calls of one guest process: everything that runs inside a worker.
+//!
+//! A worker is one process with one client. Its threads:
+//!
+//! * the *issuer* ([`issuer`]) reads the command ring and executes, in order, what cannot block;
+//! * a *lane* per guest thread ([`lanes`]) executes what may block;
+//! * the *control* thread ([`control`]) maps more heap when the daemon says so;
+//! * the *output* thread ([`output`]) relays what device code prints.
+//!
+//! A record's way: [`issuer`] copies it out of the ring, [`call`] checks scope and flags,
+//! [`dispatch`] finds the body by number — generated from the table of calls, or hand-written
+//! ([`hand`]) — which checks every handle ([`live`]), address and length on the private copy and
+//! calls the driver; [`call`] answers, or latches the failure of a post.
+//!
+//! # What a client can do
+//!
+//! Nothing it writes makes this crate panic: a bad record is answered with an error and counted, a
+//! corrupt ring ends this worker. The checks are robustness; the boundary is the process
+//! (`isolation.md`).
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod call;
+pub mod callbacks;
+pub mod capture;
+pub mod contexts;
+pub mod control;
+pub mod copies;
+pub mod device;
+pub mod dispatch;
+pub mod fuzz;
+pub mod graphs;
+pub mod hand;
+pub mod image;
+pub mod issuer;
+pub mod lanes;
+pub mod launch;
+pub mod link;
+pub mod live;
+pub mod memory;
+pub mod modules;
+pub mod output;
+pub mod quota;
+pub mod registration;
+pub mod rules;
+pub mod setup;
+pub mod snapshot;
+pub mod start;
+pub mod state;
+pub mod streams;
+pub mod timeline;

@@ -92,7 +92,7 @@ macro_rules! cuda_calls {
         51 call/issuer/safe auto/auto cuCtxSetSharedMemConfig @4020 (config: val u32);
         52 call/issuer/safe hand/auto cuCtxGetStreamPriorityRange @5050 (least: opt i32, greatest: opt i32);
         53 call/issuer/safe auto/auto cuCtxResetPersistingL2Cache @11000 ();
-        54 call/lane/unsafe hand/hand cuCtxSynchronize @2000 ();
+        54 call/lane/unsafe hand/auto cuCtxSynchronize @2000 ();
         55 local/guest/unsafe hand/none cuCtxSynchronize_v2 @13000 (ctx: raw CUcontext);
         56 call/issuer/safe auto/auto cuCtxEnablePeerAccess @4000 (peer: live CUcontext, flags: val u32);
         57 call/issuer/safe auto/auto cuCtxDisablePeerAccess @4000 (peer: live CUcontext);
@@ -124,10 +124,10 @@ macro_rules! cuda_calls {
         82 local/guest/safe hand/none cuKernelGetName @12030 (name: out *const c_char, kernel: raw CUkernel);
         83 local/guest/safe hand/none cuKernelGetParamInfo @12040 (kernel: raw CUkernel, index: val usize, offset: out usize, size: opt usize);
         84 local/guest/safe hand/none cuFuncGetParamInfo @12040 (function: raw CUfunction, index: val usize, offset: out usize, size: opt usize);
-        85 call/lane/safe hand/hand cuFuncGetAttribute @2020 (value: out i32, attribute: val i32, function: live CUfunction);
-        86 call/lane/safe hand/hand cuFuncSetAttribute @9000 (function: live CUfunction, attribute: val i32, value: val i32);
-        87 call/lane/safe hand/hand cuFuncSetCacheConfig @3000 (function: live CUfunction, config: val u32);
-        88 call/lane/safe hand/hand cuFuncSetSharedMemConfig @4020 (function: live CUfunction, config: val u32);
+        85 call/lane/safe hand/auto cuFuncGetAttribute @2020 (value: out i32, attribute: val i32, function: live CUfunction);
+        86 call/lane/safe hand/auto cuFuncSetAttribute @9000 (function: live CUfunction, attribute: val i32, value: val i32);
+        87 call/lane/safe hand/auto cuFuncSetCacheConfig @3000 (function: live CUfunction, config: val u32);
+        88 call/lane/safe hand/auto cuFuncSetSharedMemConfig @4020 (function: live CUfunction, config: val u32);
         89 call/issuer/safe auto/auto cuFuncGetModule @11000 (module: new CUmodule, function: live CUfunction);
         90 local/guest/safe hand/none cuFuncGetName @12030 (name: out *const c_char, function: raw CUfunction);
         91 call/issuer/safe auto/auto cuFuncIsLoaded @12040 (state: out u32, function: live CUfunction);
@@ -195,14 +195,14 @@ macro_rules! cuda_calls {
         147 call/lane/unsafe hand/none cuMemcpyDtoH_v2 @3020 | cuMemcpyDtoH_v2_ptds @7000 (dst: raw *mut c_void, src: val CUdeviceptr, bytes: val usize);
         148 post/issuer/safe hand/hand cuMemcpyDtoHAsync_v2 @3020 | cuMemcpyDtoHAsync_v2_ptsz @7000 (dst: raw *mut c_void, src: val CUdeviceptr, bytes: val usize, stream: stream CUstream);
         149 post/issuer/unsafe hand/none cuMemcpyDtoD_v2 @3020 | cuMemcpyDtoD_v2_ptds @7000 (dst: val CUdeviceptr, src: val CUdeviceptr, bytes: val usize);
-        150 post/issuer/safe hand/hand cuMemcpyDtoDAsync_v2 @3020 | cuMemcpyDtoDAsync_v2_ptsz @7000 (dst: val CUdeviceptr, src: val CUdeviceptr, bytes: val usize, stream: stream CUstream);
+        150 post/issuer/safe hand/auto cuMemcpyDtoDAsync_v2 @3020 | cuMemcpyDtoDAsync_v2_ptsz @7000 (dst: val CUdeviceptr, src: val CUdeviceptr, bytes: val usize, stream: stream CUstream);
         151 call/lane/unsafe hand/none cuMemcpy2D_v2 @3020 | cuMemcpy2D_v2_ptds @7000 (copy: raw *const CUDA_MEMCPY2D);
         152 call/lane/unsafe hand/none cuMemcpy2DUnaligned_v2 @3020 | cuMemcpy2DUnaligned_v2_ptds @7000 (copy: raw *const CUDA_MEMCPY2D);
         153 call/issuer/safe hand/none cuMemcpy2DAsync_v2 @3020 | cuMemcpy2DAsync_v2_ptsz @7000 (copy: raw *const CUDA_MEMCPY2D, stream: stream CUstream);
         154 call/lane/unsafe hand/none cuMemcpy3D_v2 @3020 | cuMemcpy3D_v2_ptds @7000 (copy: raw *const CUDA_MEMCPY3D);
         155 post/issuer/safe hand/hand cuMemcpy3DAsync_v2 @3020 | cuMemcpy3DAsync_v2_ptsz @7000 (copy: raw *const CUDA_MEMCPY3D, stream: stream CUstream);
         156 post/issuer/unsafe hand/none cuMemcpyPeer @4000 | cuMemcpyPeer_ptds @7000 (dst: val CUdeviceptr, dst_ctx: raw CUcontext, src: val CUdeviceptr, src_ctx: raw CUcontext, bytes: val usize);
-        157 post/issuer/safe hand/hand cuMemcpyPeerAsync @4000 | cuMemcpyPeerAsync_ptsz @7000 (dst: val CUdeviceptr, dst_ctx: live CUcontext, src: val CUdeviceptr, src_ctx: live CUcontext, bytes: val usize, stream: stream CUstream);
+        157 post/issuer/safe hand/auto cuMemcpyPeerAsync @4000 | cuMemcpyPeerAsync_ptsz @7000 (dst: val CUdeviceptr, dst_ctx: live CUcontext, src: val CUdeviceptr, src_ctx: live CUcontext, bytes: val usize, stream: stream CUstream);
         // Fills.
         158 post/issuer/unsafe hand/none cuMemsetD8_v2 @3020 | cuMemsetD8_v2_ptds @7000 (dst: val CUdeviceptr, value: val u8, count: val usize);
         159 post/issuer/unsafe hand/none cuMemsetD16_v2 @3020 | cuMemsetD16_v2_ptds @7000 (dst: val CUdeviceptr, value: val u16, count: val usize);
@@ -219,10 +219,10 @@ macro_rules! cuda_calls {
         // Streams.
         170 call/lane/safe hand/hand cuStreamCreate @2000 (stream: new CUstream, flags: val u32);
         171 call/lane/safe hand/hand cuStreamCreateWithPriority @5050 (stream: new CUstream, flags: val u32, priority: val i32);
-        172 call/lane/safe hand/hand cuStreamDestroy_v2 @4000 (stream: end CUstream);
-        173 call/lane/unsafe hand/hand cuStreamSynchronize @2000 | cuStreamSynchronize_ptsz @7000 (stream: stream CUstream);
-        174 call/issuer/unsafe hand/hand cuStreamQuery @2000 | cuStreamQuery_ptsz @7000 (stream: stream CUstream);
-        175 post/issuer/safe hand/hand cuStreamWaitEvent @3020 | cuStreamWaitEvent_ptsz @7000 (stream: stream CUstream, event: live CUevent, flags: val u32);
+        172 call/lane/safe hand/auto cuStreamDestroy_v2 @4000 (stream: end CUstream);
+        173 call/lane/unsafe hand/auto cuStreamSynchronize @2000 | cuStreamSynchronize_ptsz @7000 (stream: stream CUstream);
+        174 call/issuer/unsafe hand/auto cuStreamQuery @2000 | cuStreamQuery_ptsz @7000 (stream: stream CUstream);
+        175 post/issuer/safe hand/auto cuStreamWaitEvent @3020 | cuStreamWaitEvent_ptsz @7000 (stream: stream CUstream, event: live CUevent, flags: val u32);
         176 local/guest/safe hand/none cuStreamGetFlags @5050 | cuStreamGetFlags_ptsz @7000 (stream: stream CUstream, flags: out u32);
         177 call/issuer/safe auto/auto cuStreamGetPriority @5050 | cuStreamGetPriority_ptsz @7000 (stream: stream CUstream, priority: out i32);
         178 call/issuer/safe hand/auto cuStreamGetId @12000 | cuStreamGetId_ptsz @12000 (stream: stream CUstream, id: out u64);
@@ -232,14 +232,14 @@ macro_rules! cuda_calls {
         182 call/issuer/safe hand/hand cuStreamGetAttribute @11000 | cuStreamGetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *mut CUlaunchAttributeValue);
         183 call/issuer/safe hand/hand cuStreamSetAttribute @11000 | cuStreamSetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *const CUlaunchAttributeValue);
         184 call/issuer/safe auto/auto cuStreamAttachMemAsync @6000 | cuStreamAttachMemAsync_ptsz @7000 (stream: stream CUstream, dptr: val CUdeviceptr, bytes: val usize, flags: val u32);
-        185 post/issuer/safe hand/hand cuStreamWriteValue32_v2 @11070 | cuStreamWriteValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
-        186 post/issuer/safe hand/hand cuStreamWriteValue64_v2 @11070 | cuStreamWriteValue64_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u64, flags: val u32);
-        187 post/issuer/safe hand/hand cuStreamWaitValue32_v2 @11070 | cuStreamWaitValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
-        188 post/issuer/safe hand/hand cuStreamWaitValue64_v2 @11070 | cuStreamWaitValue64_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u64, flags: val u32);
+        185 post/issuer/safe hand/auto cuStreamWriteValue32_v2 @11070 | cuStreamWriteValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
+        186 post/issuer/safe hand/auto cuStreamWriteValue64_v2 @11070 | cuStreamWriteValue64_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u64, flags: val u32);
+        187 post/issuer/safe hand/auto cuStreamWaitValue32_v2 @11070 | cuStreamWaitValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
+        188 post/issuer/safe hand/auto cuStreamWaitValue64_v2 @11070 | cuStreamWaitValue64_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u64, flags: val u32);
         // Events.
         189 call/issuer/safe hand/auto cuEventCreate @2000 (event: new CUevent, flags: val u32);
-        190 post/issuer/safe hand/hand cuEventRecord @2000 | cuEventRecord_ptsz @7000 (event: live CUevent, stream: stream CUstream);
-        191 post/issuer/safe hand/hand cuEventRecordWithFlags @11010 | cuEventRecordWithFlags_ptsz @11010 (event: live CUevent, stream: stream CUstream, flags: val u32);
+        190 post/issuer/safe hand/auto cuEventRecord @2000 | cuEventRecord_ptsz @7000 (event: live CUevent, stream: stream CUstream);
+        191 post/issuer/safe hand/auto cuEventRecordWithFlags @11010 | cuEventRecordWithFlags_ptsz @11010 (event: live CUevent, stream: stream CUstream, flags: val u32);
         192 call/issuer/unsafe hand/auto cuEventQuery @2000 (event: live CUevent);
         193 call/lane/unsafe hand/auto cuEventSynchronize @2000 (event: live CUevent);
         194 call/issuer/safe hand/auto cuEventDestroy_v2 @4000 (event: end CUevent);
@@ -256,11 +256,11 @@ macro_rules! cuda_calls {
         203 call/issuer/safe auto/auto cuGraphCreate @10000 (graph: new CUgraph, flags: val u32);
         204 call/lane/safe auto/auto cuGraphDestroy @10000 (graph: end CUgraph);
         205 call/lane/safe auto/auto cuGraphClone @10000 (clone: new CUgraph, graph: live CUgraph);
-        206 call/lane/unsafe hand/hand cuGraphInstantiateWithFlags @11040 (exec: new CUgraphExec, graph: live CUgraph, flags: val u64);
+        206 call/lane/unsafe hand/auto cuGraphInstantiateWithFlags @11040 (exec: new CUgraphExec, graph: live CUgraph, flags: val u64);
         207 call/lane/unsafe hand/hand cuGraphInstantiateWithParams @12000 | cuGraphInstantiateWithParams_ptsz @12000 (exec: new CUgraphExec, graph: live CUgraph, params: raw *mut CUDA_GRAPH_INSTANTIATE_PARAMS);
         208 local/guest/unsafe hand/none cuGraphInstantiate_v2 @11000 (exec: raw *mut CUgraphExec, graph: raw CUgraph, error_node: raw *mut CUgraphNode, log: raw *mut c_char, log_size: val usize);
         209 call/lane/safe hand/auto cuGraphExecDestroy @10000 (exec: end CUgraphExec);
-        210 post/issuer/safe hand/hand cuGraphLaunch @10000 | cuGraphLaunch_ptsz @10000 (exec: live CUgraphExec, stream: stream CUstream);
+        210 post/issuer/safe hand/auto cuGraphLaunch @10000 | cuGraphLaunch_ptsz @10000 (exec: live CUgraphExec, stream: stream CUstream);
         211 call/lane/safe auto/auto cuGraphUpload @11010 | cuGraphUpload_ptsz @11010 (exec: live CUgraphExec, stream: stream CUstream);
         212 call/lane/unsafe hand/hand cuGraphExecUpdate_v2 @12000 (exec: live CUgraphExec, graph: live CUgraph, result: raw *mut CUgraphExecUpdateResultInfo);
         213 call/lane/safe hand/hand cuGraphGetNodes @10000 (graph: live CUgraph, nodes: raw *mut CUgraphNode, count: raw *mut usize);

@@ -1,0 +1,145 @@
+//! Worker processes: started from nothing, ended by force, always reaped.
+
+use crate::log::Relay;
+use crate::options::LogLevel;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use vgpu_channel::link::{Hello, Socket};
+use vgpu_worker::setup::allowed_setting;
+
+/// Folders with NVIDIA's libraries that the loader does not know by itself: the driver loads its
+/// compilers by bare names.
+const LIBRARY_FOLDERS: &[&str] = &["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib"];
+
+/// This very program with an environment from nothing: where libraries are, and which devices the
+/// operator lets it see.
+pub fn own_command() -> Command {
+    // The link stays right when the file is replaced by an update.
+    let mut command = Command::new("/proc/self/exe");
+    command.env_clear().current_dir("/").process_group(0);
+    let folders: Vec<&str> = LIBRARY_FOLDERS
+        .iter()
+        .copied()
+        .filter(|folder| Path::new(folder).is_dir())
+        .collect();
+    if !folders.is_empty() {
+        command.env("LD_LIBRARY_PATH", OsString::from(folders.join(":")));
+    }
+    if let Some(devices) = std::env::var_os("CUDA_VISIBLE_DEVICES") {
+        command.env("CUDA_VISIBLE_DEVICES", devices);
+    }
+    command
+}
+
+/// A worker process.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    pidfd: OwnedFd,
+    /// The daemon's end of the link.
+    pub socket: Socket,
+    log: ChildStderr,
+    relay: Relay,
+}
+
+impl Worker {
+    /// Starts a worker with the client's settings, as far as they are allowed. To be called from
+    /// the main thread only: a worker ends when the thread that started it does.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn start(hello: &Hello, level: LogLevel) -> io::Result<Worker> {
+        let (near, far) = Socket::pair()?;
+        rustix::io::ioctl_fionbio(&near, true)?;
+        let mut command = own_command();
+        for (name, value) in hello.settings().unwrap_or_default() {
+            if allowed_setting(name, value) {
+                command.env(name, value);
+            }
+        }
+        let mut child = command
+            .args(["worker", "--log-level", level.name()])
+            .stdin(Stdio::from(far.into_fd()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let made = (|| {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let pidfd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+            let log = child.stderr.take().ok_or(Errno::BADF)?;
+            rustix::io::ioctl_fionbio(&log, true)?;
+            Ok::<_, Errno>((pidfd, log))
+        })();
+        match made {
+            Ok((pidfd, log)) => Ok(Worker {
+                relay: Relay::new(child.id()),
+                child,
+                pidfd,
+                socket: near,
+                log,
+            }),
+            Err(error) => {
+                // It has nothing yet, so it ends at once.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Readable once the process is dead.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its log, readable when there is something.
+    pub fn log(&self) -> BorrowedFd<'_> {
+        self.log.as_fd()
+    }
+
+    /// Passes on what it logged, a bounded amount at a time. Whether there can be more.
+    pub fn read_log(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        match rustix::io::read(&self.log, &mut buffer) {
+            Ok(0) => false,
+            Ok(len) => {
+                self.relay.feed(buffer.get(..len).unwrap_or(&[]));
+                true
+            }
+            Err(Errno::AGAIN | Errno::INTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Ends it by force.
+    pub fn kill(&mut self) {
+        // Fails only for a process that is dead already.
+        let _ = self.child.kill();
+    }
+
+    /// Reaps it if it is dead.
+    pub fn reap(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().ok().flatten()?;
+        // What it said last explains its end best.
+        for _ in 0..16 {
+            let mut buffer = [0; 4096];
+            match rustix::io::read(&self.log, &mut buffer) {
+                Ok(len) if len > 0 => self.relay.feed(buffer.get(..len).unwrap_or(&[])),
+                _ => break,
+            }
+        }
+        self.relay.finish();
+        Some(status)
+    }
+}

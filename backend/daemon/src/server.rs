@@ -1,0 +1,433 @@
+//! The event loop: one thread, no wait without limit, nothing in it that a client can hold up.
+
+use crate::client::{Client, Next, Terms};
+use crate::options::Options;
+use crate::probe;
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+use vgpu_channel::link::listener::refuse;
+use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
+use vgpu_channel::segment::{HugePages, SegmentFd};
+use vgpu_channel::server::{Config, Parts};
+use vgpu_worker::setup::PATH_BYTES;
+
+/// How long the end may take, workers included.
+const END: Duration = Duration::from_secs(5);
+/// Connections taken per turn, so that a storm of them does not hold up clients.
+const ACCEPTS: usize = 16;
+/// How long not to accept when descriptors ran out.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest sleep of the loop.
+const TURN: Duration = Duration::from_secs(10);
+
+/// What threads hand back to the loop.
+enum Made {
+    Channel(u64, Option<Parts>),
+    Segment(u64, Option<SegmentFd>),
+}
+
+/// Who a descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Token {
+    Listener,
+    Signals,
+    Made,
+    Client(u64),
+    Worker(u64),
+    Death(u64),
+    Log(u64),
+}
+
+struct Server {
+    listener: Option<Listener>,
+    signals: UnixStream,
+    made: (Sender<Made>, Receiver<Made>),
+    made_event: Arc<Event>,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+    terms: Terms,
+    config: Config,
+    max_clients: usize,
+    max_per_user: usize,
+    pause: Option<Instant>,
+    idle_exit: Option<Duration>,
+    idle_since: Instant,
+    ending: Option<Instant>,
+}
+
+/// Serves until told to end.
+///
+/// # Errors
+/// When it cannot start; once it serves, it ends in good order only.
+pub fn run(options: &Options) -> Result<()> {
+    let signals = catch_signals().context("signals cannot be received")?;
+    raise_descriptor_limit();
+    let path = options.socket();
+    let device = probe::choose(options.device)?;
+    let listener = listen(&path)?;
+    tracing::info!("listening on {}", path.display());
+    let config = Config {
+        pages: HugePages::Try,
+        ..Config::default()
+    };
+    let terms = Terms {
+        device,
+        quota: options.memory.unwrap_or(0),
+        pinned: options.pinned_limit(),
+        ring_slots: config.ring_slots,
+        listen: path_bytes(&path),
+        level: options.log_level,
+    };
+    let mut server = Server {
+        listener: Some(listener),
+        signals,
+        made: channel(),
+        made_event: Arc::new(Event::new()?),
+        clients: BTreeMap::new(),
+        next: 0,
+        terms,
+        config,
+        max_clients: options.max_clients,
+        max_per_user: options.max_clients_per_user,
+        pause: None,
+        idle_exit: options.idle_exit.map(Duration::from_secs),
+        idle_since: Instant::now(),
+        ending: None,
+    };
+    server.serve();
+    Ok(())
+}
+
+/// A stream that becomes readable at SIGTERM and SIGINT.
+fn catch_signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    for signal in [15, 2] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
+
+/// Each client takes several descriptors; the usual soft limit is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("the limit on descriptors stays: {error}");
+    }
+}
+
+fn listen(path: &Path) -> Result<Listener> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        // Root's is for everybody, a user's for that user.
+        let root = rustix::process::geteuid().is_root();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(if root { 0o755 } else { 0o700 })
+            .create(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let listener =
+        Listener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    Ok(listener)
+}
+
+/// The path for workers, empty if it is too long for them.
+fn path_bytes(path: &Path) -> [u8; PATH_BYTES] {
+    let mut bytes = [0; PATH_BYTES];
+    // Workers live in `/`, so a relative path would mean another file there.
+    let absolute = std::path::absolute(path).unwrap_or_default();
+    let source = absolute.as_os_str().as_bytes();
+    if source.len() < PATH_BYTES {
+        for (to, from) in bytes.iter_mut().zip(source) {
+            *to = *from;
+        }
+    }
+    bytes
+}
+
+impl Server {
+    fn serve(&mut self) {
+        loop {
+            let ready = self.poll();
+            for (token, flags) in ready {
+                self.handle(token, flags);
+            }
+            self.expire();
+            if self.is_over() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    fn poll(&self) -> Vec<(Token, PollFlags)> {
+        let mut tokens = vec![Token::Signals, Token::Made];
+        let mut fds = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&*self.made_event, PollFlags::IN),
+        ];
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.pause.is_none()) {
+            tokens.push(Token::Listener);
+            fds.push(PollFd::new(listener, PollFlags::IN));
+        }
+        for (&id, client) in &self.clients {
+            if let Some(socket) = client.socket() {
+                let mut flags = PollFlags::RDHUP;
+                if client.listens() {
+                    flags |= PollFlags::IN;
+                }
+                tokens.push(Token::Client(id));
+                fds.push(PollFd::new(socket, flags));
+            }
+            if let Some(worker) = &client.worker {
+                tokens.extend([Token::Worker(id), Token::Log(id), Token::Death(id)]);
+                fds.push(PollFd::new(&worker.socket, PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(worker.log(), PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(worker.pidfd(), PollFlags::IN));
+            }
+        }
+        let left = self.time_left();
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Vec::new(),
+            Err(error) => {
+                tracing::error!("the event loop cannot wait: {error}");
+                // Never a spinning loop, whatever is wrong.
+                std::thread::sleep(PAUSE);
+                return Vec::new();
+            }
+        }
+        tokens
+            .into_iter()
+            .zip(&fds)
+            .map(|(token, fd)| (token, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect()
+    }
+
+    /// How long the loop may sleep.
+    fn time_left(&self) -> Duration {
+        let now = Instant::now();
+        let idle = self
+            .idle_exit
+            .filter(|_| self.clients.is_empty())
+            .map(|limit| self.idle_since + limit);
+        self.clients
+            .values()
+            .filter_map(Client::deadline)
+            .chain(self.pause)
+            .chain(self.ending)
+            .chain(idle)
+            .map(|deadline| deadline.saturating_duration_since(now))
+            .min()
+            .unwrap_or(TURN)
+            .min(TURN)
+    }
+
+    fn handle(&mut self, token: Token, flags: PollFlags) {
+        const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR).union(PollFlags::RDHUP);
+        let pinned = self.terms.pinned;
+        match token {
+            Token::Signals => self.end(),
+            Token::Listener => self.accept(),
+            Token::Made => self.take_made(),
+            Token::Client(id) => self.advance(id, |client| {
+                // A hello may be followed by the end at once; a request after the end is nothing.
+                if flags.contains(PollFlags::IN) && client.listens() && !flags.intersects(GONE) {
+                    client.readable(pinned)
+                } else if flags.intersects(GONE) {
+                    client.end()
+                } else {
+                    Next::Wait
+                }
+            }),
+            Token::Worker(id) => self.advance(id, Client::worker_speaks),
+            Token::Death(id) => self.advance(id, Client::worker_died),
+            Token::Log(id) => self.advance(id, |client| {
+                if let Some(worker) = &mut client.worker
+                    && !worker.read_log()
+                {
+                    // A worker keeps its log open as long as it lives.
+                    worker.kill();
+                }
+                Next::Wait
+            }),
+        }
+    }
+
+    fn advance(&mut self, id: u64, step: impl FnOnce(&mut Client) -> Next) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        match step(client) {
+            Next::Wait => {}
+            Next::Forget => {
+                self.clients.remove(&id);
+                self.idle_since = Instant::now();
+            }
+            Next::Prepare(accepted) => {
+                let config = self.config;
+                self.on_thread(id, move || {
+                    let parts = Parts::create(*accepted, &config);
+                    if let Err(error) = &parts {
+                        tracing::error!("a channel could not be made: {error}");
+                    }
+                    Made::Channel(id, parts.ok())
+                });
+            }
+            Next::Grow(bytes) => {
+                let pages = self.config.pages;
+                self.on_thread(id, move || {
+                    let segment = SegmentFd::create(bytes, pages);
+                    if let Err(error) = &segment {
+                        tracing::warn!("no more memory for a client: {error}");
+                    }
+                    Made::Segment(id, segment.ok())
+                });
+            }
+        }
+    }
+
+    /// Makes memory beside the loop: preallocating it takes a while.
+    fn on_thread(&mut self, id: u64, make: impl FnOnce() -> Made + Send + 'static) {
+        let (sender, event) = (self.made.0.clone(), Arc::clone(&self.made_event));
+        let spawned = std::thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(move || {
+                // Without a receiver the daemon is ending.
+                let _ = sender.send(make());
+                event.signal();
+            });
+        if let Err(error) = spawned {
+            tracing::error!("no thread to make memory: {error}");
+            self.clients.remove(&id);
+        }
+    }
+
+    fn take_made(&mut self) {
+        self.made_event.drain();
+        while let Ok(made) = self.made.1.try_recv() {
+            match made {
+                Made::Channel(id, parts) => {
+                    let terms = self.terms.clone();
+                    self.advance(id, |client| client.prepared(parts, &terms));
+                }
+                Made::Segment(id, segment) => {
+                    self.advance(id, |client| client.grown(segment));
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            match listener.accept() {
+                Ok(socket) => self.admit(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    self.pause = Some(Instant::now() + PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: Socket) {
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&socket) else {
+            return;
+        };
+        // The loop must never block on a client that does not read.
+        if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+            return;
+        }
+        let user = peer.uid.as_raw();
+        let of_user = self
+            .clients
+            .values()
+            .filter(|client| client.user == user)
+            .count();
+        if self.clients.len() >= self.max_clients || of_user >= self.max_per_user {
+            tracing::warn!("user {user}: refused: too many clients");
+            refuse(&socket, LinkStatus::Busy);
+            return;
+        }
+        self.next += 1;
+        self.clients.insert(self.next, Client::new(socket, user));
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        if self.pause.is_some_and(|until| until <= now) {
+            self.pause = None;
+        }
+        let expired: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.deadline().is_some_and(|deadline| deadline <= now))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in expired {
+            self.advance(id, Client::expired);
+        }
+        if let Some(limit) = self.idle_exit
+            && self.clients.is_empty()
+            && self.idle_since + limit <= now
+            && self.ending.is_none()
+        {
+            tracing::info!("no client for {limit:?}: ending");
+            self.end();
+        }
+    }
+
+    /// Stops listening and ends every client.
+    fn end(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        tracing::info!("ending");
+        // Removes the socket file.
+        self.listener = None;
+        self.ending = Some(Instant::now() + END);
+        let ids: Vec<u64> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.advance(id, Client::end);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.ending {
+            None => false,
+            Some(deadline) => {
+                let late = deadline <= Instant::now();
+                if late && !self.clients.is_empty() {
+                    tracing::error!("{} worker(s) could not be reaped", self.clients.len());
+                }
+                late || self.clients.is_empty()
+            }
+        }
+    }
+}

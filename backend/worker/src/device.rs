@@ -1,0 +1,67 @@
+//! Which driver a worker uses, and where NVIDIA's is found.
+
+use std::path::Path;
+use vgpu_driver::{Driver, LoadError};
+use vgpu_protocol::cuda::CUresult;
+
+/// Where distributions and containers put the driver's library. The loader's own search comes
+/// first; the explicit places are for hosts where that finds our client library or nothing.
+const PLACES: &[&str] = &[
+    "libcuda.so.1",
+    "/usr/local/nvidia/lib64/libcuda.so.1",
+    "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "/usr/lib64/libcuda.so.1",
+    "/usr/lib/wsl/lib/libcuda.so.1",
+    "/run/opengl-driver/lib/libcuda.so.1",
+];
+
+/// Why there is no usable driver.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No place has a library that can be loaded; the reason of the first.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The driver refuses to work.
+    #[error("The driver's cuInit failed: {0}")]
+    Init(CUresult),
+    /// The driver works but has no device.
+    #[error("The driver has no device")]
+    NoDevice,
+}
+
+/// Loads NVIDIA's driver from the first place that has it.
+///
+/// # Errors
+/// [`DeviceError::Load`].
+pub fn load_cuda() -> Result<Driver, DeviceError> {
+    let mut first = None;
+    for place in PLACES {
+        match Driver::load(Path::new(place)) {
+            Ok(driver) => return Ok(driver),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    match first {
+        Some(error) => Err(error.into()),
+        None => Err(DeviceError::NoDevice),
+    }
+}
+
+/// Initialises a driver and gives its number of devices.
+///
+/// # Errors
+/// [`DeviceError::Init`], [`DeviceError::NoDevice`].
+pub fn initialise(driver: &Driver) -> Result<i32, DeviceError> {
+    // SAFETY: the first call to the driver, with the only flags there are.
+    let result = unsafe { vgpu_driver::call!(driver, cuInit(0)) };
+    result.ok().map_err(DeviceError::Init)?;
+    let mut count = 0;
+    // SAFETY: the result has room.
+    let result = unsafe { vgpu_driver::call!(driver, cuDeviceGetCount(&raw mut count)) };
+    result.ok().map_err(DeviceError::Init)?;
+    if count > 0 {
+        Ok(count)
+    } else {
+        Err(DeviceError::NoDevice)
+    }
+}

@@ -1,0 +1,324 @@
+//! Live sets: which handles of each kind the client may use now (`semantics.md` 19).
+//!
+//! Guest memory lies at the same addresses in the worker, so a forged handle could point into it;
+//! nothing is handed to the driver that is not in here. Each set counts its removals: a thread may
+//! remember that it found a handle as long as that count stands still ([`HandleCache`]), which
+//! makes the check of the hot path one load and one compare.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vgpu_protocol::cuda::{
+    CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
+    CUlinkState, CUmemoryPool, CUmodule, CUresult, CUstream, Scalar,
+};
+use vgpu_protocol::wire::Param;
+
+/// Locks `mutex`. A thread that panicked while holding it left consistent data: every guarded
+/// structure of this crate is consistent after each single operation.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kinds of handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Kind {
+    /// Contexts.
+    Context,
+    /// Modules.
+    Module,
+    /// Functions.
+    Function,
+    /// Libraries.
+    Library,
+    /// Kernels.
+    Kernel,
+    /// Streams.
+    Stream,
+    /// Events.
+    Event,
+    /// Graphs.
+    Graph,
+    /// Graph nodes.
+    Node,
+    /// Instantiated graphs.
+    Exec,
+    /// Memory pools.
+    Pool,
+    /// Physical allocations (`cuMemCreate`).
+    Memory,
+    /// Linker invocations.
+    Link,
+}
+
+const KINDS: usize = Kind::Link as usize + 1;
+
+/// A handle type of the driver API.
+pub trait Handle: Scalar + Copy {
+    /// Its live set.
+    const KIND: Kind;
+    /// What a call with an unknown one returns.
+    const UNKNOWN: CUresult = CUresult::INVALID_HANDLE;
+}
+
+macro_rules! handle_kinds {
+    ($($ty:ident = $kind:ident),* $(,)?) => { $(
+        impl Handle for $ty { const KIND: Kind = Kind::$kind; }
+    )* };
+}
+handle_kinds!(
+    CUmodule = Module,
+    CUfunction = Function,
+    CUlibrary = Library,
+    CUkernel = Kernel,
+    CUstream = Stream,
+    CUevent = Event,
+    CUgraph = Graph,
+    CUgraphNode = Node,
+    CUgraphExec = Exec,
+    CUmemoryPool = Pool,
+    CUlinkState = Link,
+);
+impl Handle for CUcontext {
+    const KIND: Kind = Kind::Context;
+    const UNKNOWN: CUresult = CUresult::INVALID_CONTEXT;
+}
+
+/// Parameters of a kernel, as the driver says.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Offset and size of each.
+    pub params: Vec<Param>,
+    /// Bytes of the parameter buffer.
+    pub len: u32,
+    /// Whether the driver could say; without it a launch must bring the whole buffer.
+    pub known: bool,
+}
+
+/// What is kept of a live handle.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    /// Context it belongs to, or 0.
+    pub ctx: u64,
+    /// Handle it dies with (module, library, graph), or 0.
+    pub owner: u64,
+    /// Creation flags of streams; bytes of physical allocations.
+    pub data: u64,
+    /// Parameters, of functions and kernels.
+    pub layout: Option<Arc<Layout>>,
+}
+
+/// Handles are addresses or counters: multiplying by an odd constant spreads both well, and an
+/// attacker who finds collisions slows only the own worker.
+#[derive(Default)]
+pub(crate) struct FastHasher(u64);
+
+impl Hasher for FastHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+}
+
+/// A map keyed by handles or addresses.
+pub(crate) type FastMap<V> = HashMap<u64, V, BuildHasherDefault<FastHasher>>;
+
+#[derive(Debug, Default)]
+struct Set {
+    entries: Mutex<FastMap<Entry>>,
+    removals: AtomicU64,
+}
+
+/// All live sets of a worker.
+#[derive(Debug, Default)]
+pub struct Live {
+    sets: [Set; KINDS],
+}
+
+impl Live {
+    fn set(&self, kind: Kind) -> &Set {
+        // A `Kind` is always below `KINDS`; the fallback only spares a panic.
+        self.sets.get(kind as usize).unwrap_or(&self.sets[0])
+    }
+
+    /// Enters a handle. Null is never entered.
+    pub fn enter(&self, kind: Kind, handle: u64, entry: Entry) {
+        if handle != 0 {
+            lock(&self.set(kind).entries).insert(handle, entry);
+        }
+    }
+
+    /// Enters a handle that may be known already, keeping what is known.
+    pub fn enter_if_new(&self, kind: Kind, handle: u64, entry: Entry) {
+        if handle != 0 {
+            lock(&self.set(kind).entries).entry(handle).or_insert(entry);
+        }
+    }
+
+    /// Removes a handle and gives what was kept of it.
+    pub fn remove(&self, kind: Kind, handle: u64) -> Option<Entry> {
+        let set = self.set(kind);
+        let removed = lock(&set.entries).remove(&handle);
+        if removed.is_some() {
+            set.removals.fetch_add(1, Ordering::Release);
+        }
+        removed
+    }
+
+    /// What is kept of a handle, if it is live.
+    pub fn get(&self, kind: Kind, handle: u64) -> Option<Entry> {
+        lock(&self.set(kind).entries).get(&handle).cloned()
+    }
+
+    /// Whether a handle is live.
+    pub fn contains(&self, kind: Kind, handle: u64) -> bool {
+        lock(&self.set(kind).entries).contains_key(&handle)
+    }
+
+    /// Number of live handles of a kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        lock(&self.set(kind).entries).len()
+    }
+
+    /// How often handles of this kind were removed so far.
+    pub fn removals(&self, kind: Kind) -> u64 {
+        self.set(kind).removals.load(Ordering::Acquire)
+    }
+
+    /// Removes all handles of a kind for which `dead` says so, and gives them.
+    pub fn remove_where(&self, kind: Kind, dead: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        let set = self.set(kind);
+        let mut entries = lock(&set.entries);
+        let gone: Vec<u64> = entries
+            .iter()
+            .filter(|(_, entry)| dead(entry))
+            .map(|(handle, _)| *handle)
+            .collect();
+        for handle in &gone {
+            entries.remove(handle);
+        }
+        drop(entries);
+        if !gone.is_empty() {
+            set.removals.fetch_add(1, Ordering::Release);
+        }
+        gone
+    }
+
+    /// Forgets what dies with a module: its functions.
+    pub fn module_died(&self, module: u64) {
+        self.remove_where(Kind::Function, |entry| entry.owner == module);
+    }
+
+    /// Forgets what dies with a library: kernels, their functions, modules and theirs.
+    pub fn library_died(&self, library: u64) {
+        self.remove_where(Kind::Kernel, |entry| entry.owner == library);
+        self.remove_where(Kind::Function, |entry| entry.owner == library);
+        for module in self.remove_where(Kind::Module, |entry| entry.owner == library) {
+            self.module_died(module);
+        }
+    }
+
+    /// Forgets the nodes of a graph.
+    pub fn graph_died(&self, graph: u64) {
+        self.remove_where(Kind::Node, |entry| entry.owner == graph);
+    }
+
+    /// Forgets what dies with a context: streams, events, modules and functions.
+    pub fn context_died(&self, ctx: u64) {
+        for kind in [Kind::Stream, Kind::Event, Kind::Module, Kind::Function] {
+            self.remove_where(kind, |entry| entry.ctx == ctx);
+        }
+    }
+}
+
+const CACHED: usize = 64;
+
+/// A thread's memory of handles it found live.
+#[derive(Debug)]
+pub struct HandleCache {
+    kind: Kind,
+    found: [(u64, u64); CACHED],
+}
+
+impl HandleCache {
+    /// Nothing found yet.
+    pub fn new(kind: Kind) -> Self {
+        // No handle is 0, so the initial entries match nothing.
+        Self {
+            kind,
+            found: [(0, 0); CACHED],
+        }
+    }
+
+    /// Whether `handle` is live.
+    #[inline]
+    pub fn check(&mut self, live: &Live, handle: u64) -> bool {
+        let removals = live.removals(self.kind);
+        let place = (handle >> 4 ^ handle >> 10) as usize % CACHED;
+        let Some(slot) = self.found.get_mut(place) else {
+            return live.contains(self.kind, handle);
+        };
+        if *slot == (handle, removals) && handle != 0 {
+            return true;
+        }
+        // The count was read before the lookup: a removal in between makes the entry stale at once.
+        let found = live.contains(self.kind, handle);
+        if found {
+            *slot = (handle, removals);
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_live_between_enter_and_remove_only() {
+        let live = Live::default();
+        let mut cache = HandleCache::new(Kind::Event);
+        assert!(!cache.check(&live, 0x10));
+        live.enter(Kind::Event, 0x10, Entry::default());
+        assert!(cache.check(&live, 0x10));
+        assert!(cache.check(&live, 0x10));
+        assert!(!live.contains(Kind::Stream, 0x10));
+        assert!(live.remove(Kind::Event, 0x10).is_some());
+        assert!(!cache.check(&live, 0x10));
+        assert!(live.remove(Kind::Event, 0x10).is_none());
+    }
+
+    #[test]
+    fn null_is_never_live() {
+        let live = Live::default();
+        live.enter(Kind::Stream, 0, Entry::default());
+        assert!(!HandleCache::new(Kind::Stream).check(&live, 0));
+    }
+
+    #[test]
+    fn owners_take_their_own_along() {
+        let live = Live::default();
+        let owned = |owner| Entry {
+            owner,
+            ..Entry::default()
+        };
+        live.enter(Kind::Module, 2, owned(1));
+        live.enter(Kind::Kernel, 3, owned(1));
+        live.enter(Kind::Function, 4, owned(2));
+        live.enter(Kind::Function, 5, owned(9));
+        live.library_died(1);
+        assert_eq!(live.count(Kind::Module), 0);
+        assert_eq!(live.count(Kind::Kernel), 0);
+        assert_eq!(live.count(Kind::Function), 1);
+    }
+}

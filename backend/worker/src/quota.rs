@@ -1,0 +1,100 @@
+//! Quotas: how much device memory the client may hold, and what of it is held.
+//!
+//! Sizes are charged before the driver is asked and given back if it refuses, so that two threads
+//! together cannot exceed the limit. A refusal looks like CUDA's own: `OUT_OF_MEMORY`.
+
+use crate::live::{FastMap, lock};
+use std::sync::Mutex;
+use vgpu_protocol::cuda::CUresult;
+
+#[derive(Debug, Default)]
+struct Held {
+    used: u64,
+    sizes: FastMap<u64>,
+}
+
+/// Device memory of one client.
+#[derive(Debug)]
+pub struct Quota {
+    limit: u64,
+    held: Mutex<Held>,
+}
+
+impl Quota {
+    /// At most `limit` bytes; 0 means no limit but the device's own.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit: if limit == 0 { u64::MAX } else { limit },
+            held: Mutex::new(Held::default()),
+        }
+    }
+
+    /// Charges `bytes` and keeps them charged until [`Quota::give_back`] or [`Quota::release`].
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn charge(&self, bytes: u64) -> Result<(), CUresult> {
+        let mut held = lock(&self.held);
+        match held.used.checked_add(bytes) {
+            Some(used) if used <= self.limit => {
+                held.used = used;
+                Ok(())
+            }
+            _ => Err(CUresult::OUT_OF_MEMORY),
+        }
+    }
+
+    /// Takes a charge back whose allocation failed.
+    pub fn give_back(&self, bytes: u64) {
+        let mut held = lock(&self.held);
+        held.used = held.used.saturating_sub(bytes);
+    }
+
+    /// Remembers that a charge belongs to the allocation `key`.
+    pub fn keep(&self, key: u64, bytes: u64) {
+        lock(&self.held).sizes.insert(key, bytes);
+    }
+
+    /// Forgets an allocation and gives its charge back; its size, if it was known.
+    pub fn release(&self, key: u64) -> Option<u64> {
+        let mut held = lock(&self.held);
+        let bytes = held.sizes.remove(&key)?;
+        held.used = held.used.saturating_sub(bytes);
+        Some(bytes)
+    }
+
+    /// A device's total memory as the client sees it.
+    pub fn clip_total(&self, total: u64) -> u64 {
+        total.min(self.limit)
+    }
+
+    /// Free memory as the client sees it.
+    pub fn clip_free(&self, free: u64) -> u64 {
+        free.min(self.limit.saturating_sub(lock(&self.held).used))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_up_to_the_limit_and_gives_back() {
+        let quota = Quota::new(100);
+        assert_eq!(quota.charge(60), Ok(()));
+        quota.keep(7, 60);
+        assert_eq!(quota.charge(41), Err(CUresult::OUT_OF_MEMORY));
+        assert_eq!(quota.clip_free(1000), 40);
+        assert_eq!(quota.release(7), Some(60));
+        assert_eq!(quota.release(7), None);
+        assert_eq!(quota.charge(100), Ok(()));
+        assert_eq!(quota.charge(u64::MAX), Err(CUresult::OUT_OF_MEMORY));
+    }
+
+    #[test]
+    fn no_limit_still_refuses_overflow() {
+        let quota = Quota::new(0);
+        assert_eq!(quota.charge(u64::MAX), Ok(()));
+        assert_eq!(quota.charge(1), Err(CUresult::OUT_OF_MEMORY));
+    }
+}

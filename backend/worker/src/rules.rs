@@ -1,0 +1,69 @@
+//! Rules about calls with generated bodies that a row of the table cannot state.
+
+use crate::call::{Call, Outcome};
+use crate::live::Kind;
+use vgpu_protocol::cuda::{CUresult, CUstream};
+use vgpu_protocol::number::call;
+use vgpu_protocol::wire;
+
+/// Checks before the driver is called; the payload has the right size.
+///
+/// # Errors
+/// What the client gets instead of the call.
+#[inline]
+pub fn before(call: &mut Call<'_>) -> Outcome {
+    match call.number() {
+        call::cuMemMap => {
+            let args = call.decode::<wire::cuMemMap::Args>()?;
+            if !call.worker.live.contains(Kind::Memory, args.handle.0) {
+                return Err(CUresult::INVALID_VALUE);
+            }
+        }
+        call::cuEventSynchronize => call.synchronised = true,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Bookkeeping after success; the answer is complete.
+///
+/// # Errors
+/// What the client gets.
+#[inline]
+pub fn after(call: &mut Call<'_>) -> Outcome {
+    match call.number() {
+        call::cuGraphDestroy => {
+            let args = call.decode::<wire::cuGraphDestroy::Args>()?;
+            call.worker.live.graph_died(args.graph.0);
+        }
+        call::cuGraphDestroyNode => {
+            let args = call.decode::<wire::cuGraphDestroyNode::Args>()?;
+            call.worker.live.remove(Kind::Node, args.node.0);
+        }
+        call::cuLibraryGetModule => {
+            let args = call.decode::<wire::cuLibraryGetModule::Args>()?;
+            if let Some(module) = call.reply_word()
+                && let Some(mut entry) = call.worker.live.get(Kind::Module, module)
+            {
+                entry.owner = args.library.0;
+                call.worker.live.enter(Kind::Module, module, entry);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whether internal work may touch `stream` now: never one that is being captured.
+pub fn may_touch(call: &Call<'_>, stream: CUstream) -> bool {
+    if !call.worker.captures.any() {
+        return true;
+    }
+    let Some(is_capturing) = call.driver().cuStreamIsCapturing else {
+        return false;
+    };
+    let mut status = 1;
+    // SAFETY: the stream is live, and the result has room here.
+    let result = unsafe { is_capturing(stream, &raw mut status) };
+    result == CUresult::SUCCESS && status == 0
+}

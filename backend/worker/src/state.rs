@@ -1,0 +1,257 @@
+//! What all threads of a worker share.
+
+use crate::capture::Captures;
+use crate::copies::PostedCopies;
+use crate::link::Links;
+use crate::live::{Live, lock};
+use crate::output::Output;
+use crate::quota::Quota;
+use crate::registration::Registrar;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use vgpu_channel::control::FEATURE_REAL_SYNC;
+use vgpu_channel::server::Channel;
+use vgpu_channel::window::Place;
+use vgpu_driver::Driver;
+use vgpu_protocol::cuda::CUresult;
+
+/// Where device addresses may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// In the driver's part of the channel's window, or in the shared segments. What every worker
+    /// process uses.
+    Window,
+    /// Anywhere. For both sides in one process, where the driver's allocations cannot be led into
+    /// the window; the driver's own checks are all that is left.
+    Anywhere,
+}
+
+/// What was refused, for the log and for `vgpu doctor`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Records with a number that is not served.
+    pub unknown: AtomicU64,
+    /// Records whose payload breaks its format.
+    pub malformed: AtomicU64,
+    /// Handles that were not live.
+    pub handles: AtomicU64,
+    /// Addresses outside of what a client may name.
+    pub addresses: AtomicU64,
+    /// Allocations that the driver placed outside the window.
+    pub misplaced: AtomicU64,
+}
+
+/// One client's worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// The driver.
+    pub driver: Driver,
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// Handles that may be used.
+    pub live: Live,
+    /// Active captures.
+    pub captures: Captures,
+    /// Device memory.
+    pub quota: Quota,
+    /// Registration of shared memory with the driver.
+    pub registrar: Registrar,
+    /// Posted copies that other streams must wait for.
+    pub posted: PostedCopies,
+    /// Linker invocations.
+    pub links: Links,
+    /// Text that device code prints.
+    pub output: Output,
+    /// What was refused.
+    pub counters: Counters,
+    /// Where device addresses may lie.
+    pub addresses: Addresses,
+    /// Number of devices.
+    pub devices: i32,
+    /// Primary context of each device, 0 where the driver did not say.
+    pub primaries: Vec<u64>,
+    /// First address of the heap, behind the control segment.
+    pub heap: u64,
+    sticky: AtomicU32,
+    stopping: AtomicBool,
+    real_sync: AtomicBool,
+    named: Mutex<HashSet<u16>>,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The driver, initialised.
+    pub driver: Driver,
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// Bytes of device memory the client may hold; 0 for no limit.
+    pub quota: u64,
+    /// Where device addresses may lie.
+    pub addresses: Addresses,
+    /// Where device text comes from.
+    pub output: Output,
+    /// Number of devices.
+    pub devices: i32,
+    /// Primary context of each device, 0 where the driver did not say.
+    pub primaries: Vec<u64>,
+}
+
+impl Worker {
+    /// A worker that serves nobody yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let heap = parts
+            .channel
+            .heap_segments()
+            .first()
+            .map_or(u64::MAX, |segment| segment.address);
+        let worker = Self {
+            driver: parts.driver,
+            channel: parts.channel,
+            live: Live::default(),
+            captures: Captures::default(),
+            quota: Quota::new(parts.quota),
+            registrar: Registrar::default(),
+            posted: PostedCopies::default(),
+            links: Links::default(),
+            output: parts.output,
+            counters: Counters::default(),
+            addresses: parts.addresses,
+            devices: parts.devices,
+            primaries: parts.primaries,
+            heap,
+            sticky: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
+            real_sync: AtomicBool::new(false),
+            named: Mutex::new(HashSet::new()),
+        };
+        for primary in &worker.primaries {
+            worker
+                .live
+                .enter(crate::live::Kind::Context, *primary, Default::default());
+        }
+        Arc::new(worker)
+    }
+
+    /// Passes a driver's result on; a sticky one is shown to the whole client first.
+    ///
+    /// # Errors
+    /// The result, unless it is success.
+    #[inline]
+    pub fn result(&self, result: CUresult) -> Result<(), CUresult> {
+        if result == CUresult::SUCCESS {
+            return Ok(());
+        }
+        self.note(result);
+        Err(result)
+    }
+
+    /// Shows a sticky error to the whole client. The first one stays.
+    #[cold]
+    pub fn note(&self, result: CUresult) {
+        if result.is_sticky()
+            && self
+                .sticky
+                .compare_exchange(0, result.0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            tracing::warn!("the client's context is lost: {result}");
+            self.channel.set_sticky_error(result.0);
+            self.channel.wake_client();
+        }
+    }
+
+    /// The sticky error, 0 while there is none.
+    pub fn sticky(&self) -> u32 {
+        self.sticky.load(Ordering::Relaxed)
+    }
+
+    /// Whether a device address may be handed to the driver.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE`.
+    #[inline]
+    pub fn device_address(&self, address: u64) -> Result<(), CUresult> {
+        if address == 0 || self.addresses == Addresses::Anywhere {
+            return Ok(());
+        }
+        let mapped = match self.channel.window().classify(address) {
+            Place::Driver | Place::Low => true,
+            Place::Shared => self.channel.contains(address, 1),
+            Place::Outside => false,
+        };
+        if mapped {
+            Ok(())
+        } else {
+            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            Err(CUresult::INVALID_VALUE)
+        }
+    }
+
+    /// Whether an address that the driver gave may be shown to the client: everything else could
+    /// equal one of the program's own pointers.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn placed(&self, address: u64) -> Result<(), CUresult> {
+        if self.device_address(address).is_ok() {
+            return Ok(());
+        }
+        if self.counters.misplaced.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!("the driver allocated at {address:#x}, outside the window");
+        }
+        Err(CUresult::OUT_OF_MEMORY)
+    }
+
+    /// Whether a host range that the client named lies in shared memory.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE`.
+    #[inline]
+    pub fn shared_range(&self, address: u64, len: u64) -> Result<(), CUresult> {
+        if address >= self.heap && self.channel.contains(address, len) {
+            Ok(())
+        } else {
+            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            Err(CUresult::INVALID_VALUE)
+        }
+    }
+
+    /// Says once per number that a call is not served.
+    #[cold]
+    pub fn unknown(&self, number: u16) -> CUresult {
+        self.counters.unknown.fetch_add(1, Ordering::Relaxed);
+        let mut named = lock(&self.named);
+        if named.len() < 1024 && named.insert(number) {
+            match vgpu_protocol::number::info(number) {
+                Some(info) => tracing::warn!("{} is not supported", info.name),
+                None => tracing::warn!("call number {number} is not known"),
+            }
+        }
+        CUresult::NOT_SUPPORTED
+    }
+
+    /// From now on synchronisation needs the driver's own calls, because code that prints was
+    /// loaded.
+    pub fn require_real_sync(&self) {
+        if !self.real_sync.swap(true, Ordering::Relaxed) {
+            self.channel.set_features(FEATURE_REAL_SYNC);
+        }
+    }
+
+    /// Whether code that prints was loaded.
+    pub fn real_sync(&self) -> bool {
+        self.real_sync.load(Ordering::Relaxed)
+    }
+
+    /// Ends all threads as soon as they look.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether threads should end.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,196 @@
+//! Streams, their attributes, and captures.
+
+use crate::call::{Call, Outcome};
+use crate::capture::Capture;
+use crate::live::Kind;
+use crate::modules::{deliver_list, list_room};
+use crate::{copies, launch};
+use vgpu_protocol::cuda::{
+    CU_STREAM_CAPTURE_MODE_RELAXED, CUgraph, CUgraphNode, CUlaunchAttributeValue, CUresult,
+    CUstream,
+};
+use vgpu_protocol::wire::{self, AttributeReply, AttributeRequest, ListRequest, Result as _};
+
+/// `cuStreamCreate`.
+///
+/// # Errors
+/// What the client gets.
+pub fn create(call: &mut Call<'_>) -> Outcome {
+    let flags = call.decode::<wire::cuStreamCreate::Args>()?.flags.get();
+    let function = call
+        .driver()
+        .cuStreamCreate
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let mut stream = CUstream::default();
+    // SAFETY: the result has room.
+    call.result(unsafe { function(&raw mut stream, flags) })?;
+    copies::stream_created(call, stream, flags);
+    call.reply(&wire::cuStreamCreate::Reply {
+        stream: stream.to_wire(),
+        flags: [],
+    })
+}
+
+/// `cuStreamCreateWithPriority`.
+///
+/// # Errors
+/// What the client gets.
+pub fn create_with_priority(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<wire::cuStreamCreateWithPriority::Args>()?;
+    let flags = args.flags.get();
+    let function = call
+        .driver()
+        .cuStreamCreateWithPriority
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let mut stream = CUstream::default();
+    // SAFETY: the result has room.
+    call.result(unsafe { function(&raw mut stream, flags, args.priority.get()) })?;
+    copies::stream_created(call, stream, flags);
+    call.reply(&wire::cuStreamCreateWithPriority::Reply {
+        stream: stream.to_wire(),
+        flags: [],
+        priority: [],
+    })
+}
+
+/// `cuStreamGetAttribute`, `cuStreamSetAttribute`.
+///
+/// # Errors
+/// What the client gets.
+pub fn attribute(call: &mut Call<'_>, set: bool) -> Outcome {
+    let args = call.decode::<AttributeRequest>()?;
+    let stream = call.in_stream(CUstream(args.object))?;
+    let mut value = CUlaunchAttributeValue { words: args.value };
+    let driver = call.driver();
+    let result = if set {
+        launch::check_attribute(call, args.attribute, &args.value)?;
+        // SAFETY: the stream is live, the value has the size of the C union.
+        unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuStreamSetAttribute(stream, args.attribute, &raw const value)
+            )
+        }
+    } else {
+        // SAFETY: as above.
+        unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuStreamGetAttribute(stream, args.attribute, &raw mut value)
+            )
+        }
+    };
+    call.result(result)?;
+    call.reply(&AttributeReply { value: value.words })
+}
+
+/// `cuStreamBeginCapture_v2`.
+///
+/// # Errors
+/// What the client gets.
+pub fn begin_capture(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<wire::cuStreamBeginCapture_v2::Args>()?;
+    let stream = call.in_stream(args.stream.get())?;
+    let mode = args.mode.get();
+    let function = call
+        .driver()
+        .cuStreamBeginCapture_v2
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    // SAFETY: the stream is live; the driver checks the mode.
+    call.result(unsafe { function(stream, mode) })?;
+    call.worker.captures.begin(Capture {
+        stream: stream.0,
+        thread: call.request.header.thread,
+        mode,
+    });
+    Ok(())
+}
+
+/// `cuStreamEndCapture`. All captures begin on the issuer, so the driver cannot see that another
+/// guest thread asks; that is judged here.
+///
+/// # Errors
+/// What the client gets.
+pub fn end_capture(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<wire::cuStreamEndCapture::Args>()?;
+    let stream = call.in_stream(args.stream.get())?;
+    let driver = call.driver();
+    if let Some(capture) = call.worker.captures.of(stream.0)
+        && capture.thread != call.request.header.thread
+        && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED
+    {
+        // A query of a capturing stream invalidates the capture, which is what CUDA does here.
+        // SAFETY: the stream is live.
+        let _ = unsafe { vgpu_driver::call!(driver, cuStreamQuery(stream)) };
+        return Err(CUresult::STREAM_CAPTURE_WRONG_THREAD);
+    }
+    let function = driver.cuStreamEndCapture.ok_or(CUresult::NOT_SUPPORTED)?;
+    let mut graph = CUgraph::NULL;
+    // SAFETY: the stream is live, the result has room.
+    let result = unsafe { function(stream, &raw mut graph) };
+    // Also an invalidated capture is over now. A stream that did not begin it is not in the list.
+    if result != CUresult::STREAM_CAPTURE_UNMATCHED && result != CUresult::ILLEGAL_STATE {
+        call.worker.captures.end(stream.0);
+    }
+    call.result(result)?;
+    call.enter(graph, 0);
+    call.reply(&wire::cuStreamEndCapture::Reply {
+        stream: [],
+        graph: graph.to_wire(),
+    })
+}
+
+/// `cuStreamGetCaptureInfo_v2`.
+///
+/// # Errors
+/// What the client gets.
+pub fn capture_info(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<ListRequest>()?;
+    let stream = call.in_stream(CUstream(args.object))?;
+    let room = list_room(call, args.out)?;
+    let function = call
+        .driver()
+        .cuStreamGetCaptureInfo_v2
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let (mut status, mut id, mut graph) = (0_u32, 0_u64, CUgraph::NULL);
+    let (mut list, mut count) = (std::ptr::null::<CUgraphNode>(), 0_usize);
+    // SAFETY: the stream is live, results have room.
+    let result = unsafe {
+        function(
+            stream,
+            &raw mut status,
+            &raw mut id,
+            &raw mut graph,
+            &raw mut list,
+            &raw mut count,
+        )
+    };
+    call.result(result)?;
+    if status != 1 {
+        // Only an active capture has a graph and dependencies.
+        (graph, count) = (CUgraph::NULL, 0);
+    }
+    call.enter_graph(graph);
+    if count > 0 && !list.is_null() {
+        // SAFETY: the driver says that so many nodes lie there, until the capture goes on; captures
+        // go on only on this thread.
+        let nodes = unsafe { std::slice::from_raw_parts(list, count) };
+        let handles: Vec<u64> = nodes.iter().take(room).map(|node| node.0).collect();
+        for node in nodes {
+            call.enter(*node, graph.0);
+        }
+        deliver_list(call, args.out.addr, &handles)?;
+    }
+    call.reply(&AttributeReply {
+        value: [u64::from(status), id, graph.0, count as u64, 0, 0, 0, 0],
+    })
+}
+
+impl Call<'_> {
+    /// Enters a graph that the driver may have given before.
+    pub fn enter_graph(&self, graph: CUgraph) {
+        self.worker
+            .live
+            .enter_if_new(Kind::Graph, graph.0, Default::default());
+    }
+}
