@@ -50,7 +50,7 @@ impl Plan {
             bursts: 200,
             burst: 500,
             sustained: 100_000,
-            sustained_repeats: 5,
+            sustained_repeats: 3,
             local_calls: 10_000,
             small: &[4, 64, 4 << 10, 16 << 10, 64 << 10],
             large: &[64 << 20, 256 << 20],
