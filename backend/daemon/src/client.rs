@@ -88,6 +88,8 @@ pub struct Terms {
 pub struct Client {
     /// User at the other end.
     pub user: u32,
+    /// One too many: it is told so once it said hello.
+    pub surplus: bool,
     socket: Option<Socket>,
     stage: Stage,
     /// Its worker.
@@ -99,9 +101,10 @@ pub struct Client {
 
 impl Client {
     /// A connection that has not said anything yet.
-    pub fn new(socket: Socket, user: u32) -> Client {
+    pub fn new(socket: Socket, user: u32, surplus: bool) -> Client {
         Client {
             user,
+            surplus,
             socket: Some(socket),
             stage: Stage::Greeting {
                 deadline: Instant::now() + HELLO,
@@ -186,6 +189,10 @@ impl Client {
             return self.end();
         };
         match Listener::greet(socket) {
+            Ok(accepted) if self.surplus => {
+                refuse(&accepted.socket, LinkStatus::Busy);
+                self.end()
+            }
             Ok(accepted) => {
                 self.stage = Stage::Preparing;
                 Next::Prepare(Box::new(accepted))

@@ -25,6 +25,8 @@ use vgpu_worker::setup::PATH_BYTES;
 const END: Duration = Duration::from_secs(5);
 /// Connections taken per turn, so that a storm of them does not hold up clients.
 const ACCEPTS: usize = 16;
+/// Connections beyond the limits that are heard out before they are refused.
+const MAX_SURPLUS: usize = 64;
 /// How long not to accept when descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest sleep of the loop.
@@ -32,7 +34,7 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// What threads hand back to the loop.
 enum Made {
-    Channel(u64, Option<Parts>),
+    Channel(u64, Option<Box<Parts>>),
     Segment(u64, Option<SegmentFd>),
 }
 
@@ -292,7 +294,7 @@ impl Server {
                     if let Err(error) = &parts {
                         tracing::error!("a channel could not be made: {error}");
                     }
-                    Made::Channel(id, parts.ok())
+                    Made::Channel(id, parts.ok().map(Box::new))
                 });
             }
             Next::Grow(bytes) => {
@@ -330,7 +332,9 @@ impl Server {
             match made {
                 Made::Channel(id, parts) => {
                     let terms = self.terms.clone();
-                    self.advance(id, |client| client.prepared(parts, &terms));
+                    self.advance(id, |client| {
+                        client.prepared(parts.map(|parts| *parts), &terms)
+                    });
                 }
                 Made::Segment(id, segment) => {
                     self.advance(id, |client| client.grown(segment));
@@ -365,18 +369,25 @@ impl Server {
             return;
         }
         let user = peer.uid.as_raw();
-        let of_user = self
-            .clients
-            .values()
-            .filter(|client| client.user == user)
-            .count();
-        if self.clients.len() >= self.max_clients || of_user >= self.max_per_user {
+        let count = |test: fn(&Client, u32) -> bool| {
+            self.clients
+                .values()
+                .filter(|client| test(client, user))
+                .count()
+        };
+        let all = count(|client, _| !client.surplus);
+        let of_user = count(|client, user| !client.surplus && client.user == user);
+        let surplus = all >= self.max_clients || of_user >= self.max_per_user;
+        if surplus {
             tracing::warn!("user {user}: refused: too many clients");
-            refuse(&socket, LinkStatus::Busy);
-            return;
+            if count(|client, _| client.surplus) >= MAX_SURPLUS {
+                refuse(&socket, LinkStatus::Busy);
+                return;
+            }
         }
         self.next += 1;
-        self.clients.insert(self.next, Client::new(socket, user));
+        self.clients
+            .insert(self.next, Client::new(socket, user, surplus));
     }
 
     fn expire(&mut self) {

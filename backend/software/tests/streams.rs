@@ -309,3 +309,69 @@ fn destroying_a_context_ends_what_waits_in_it() {
     wait.recv_timeout(Duration::from_secs(60))
         .expect("destruction does not wait for a word that never comes");
 }
+
+#[test]
+fn freeing_waits_for_the_context() {
+    let context = Context::new();
+    let stream = stream(CU_STREAM_NON_BLOCKING);
+    let dptr = alloc(4);
+    let gate = Gate::close(stream);
+    ok!(cuMemsetD32Async(dptr, 1, 1, stream));
+    let freed = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&freed);
+    let ctx = context.0;
+    let freeing = std::thread::spawn(move || {
+        ok!(cuCtxSetCurrent(ctx));
+        ok!(cuMemFree_v2(dptr));
+        flag.store(true, Ordering::SeqCst);
+    });
+    std::thread::sleep(A_WHILE);
+    assert!(!freed.load(Ordering::SeqCst));
+    gate.open();
+    freeing.join().expect("no panic");
+    ok!(cuCtxSynchronize());
+}
+
+#[test]
+fn many_threads_use_one_context() {
+    let context = Context::new();
+    let ctx = context.0;
+    let threads: Vec<_> = (0..8u32)
+        .map(|number| {
+            std::thread::spawn(move || {
+                ok!(cuCtxSetCurrent(ctx));
+                let flags = if number % 2 == 0 {
+                    0
+                } else {
+                    CU_STREAM_NON_BLOCKING
+                };
+                let (first, second) = (stream(flags), stream(flags));
+                let done = event();
+                for round in 0..50 {
+                    let data = alloc(4096);
+                    let copy = alloc(4096);
+                    let value = number << 16 | round;
+                    ok!(cuMemsetD32Async(data, value, 1024, first));
+                    ok!(cuEventRecord(done, first));
+                    ok!(cuStreamWaitEvent(second, done, 0));
+                    ok!(cuMemcpyDtoDAsync_v2(copy, data, 4096, second));
+                    let mut words = vec![0u32; 1024];
+                    let place = words.as_mut_ptr().cast();
+                    ok!(cuMemcpyDtoHAsync_v2(place, copy, 4096, second));
+                    assert!(words.iter().all(|word| *word == value));
+                    if round % 10 == 0 {
+                        ok!(cuMemsetD32_v2(data, 0, 1024));
+                    }
+                    ok!(cuMemFree_v2(data));
+                    ok!(cuMemFree_v2(copy));
+                }
+                ok!(cuStreamDestroy_v2(first));
+                ok!(cuStreamDestroy_v2(second));
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
+    ok!(cuCtxSynchronize());
+}

@@ -40,7 +40,7 @@ impl Request {
 #[derive(Debug)]
 pub struct Executor {
     /// The driver's current context of this thread, and how many contexts had died when it was set.
-    current: (u64, u64),
+    current: Option<(u64, u64)>,
     functions: HandleCache,
     kernels: HandleCache,
     streams: HandleCache,
@@ -56,7 +56,7 @@ impl Executor {
     pub fn new(driver: &Driver) -> Self {
         exchange_mode(driver, CU_STREAM_CAPTURE_MODE_RELAXED);
         Self {
-            current: (u64::MAX, 0),
+            current: None,
             functions: HandleCache::new(Kind::Function),
             kernels: HandleCache::new(Kind::Kernel),
             streams: HandleCache::new(Kind::Stream),
@@ -75,7 +75,7 @@ impl Executor {
     #[inline]
     pub fn switch(&mut self, worker: &Worker, scope: u64) -> Outcome {
         let deaths = worker.live.removals(Kind::Context);
-        if self.current == (scope, deaths) {
+        if self.current == Some((scope, deaths)) {
             return Ok(());
         }
         self.set_current(worker, scope, deaths)
@@ -85,20 +85,20 @@ impl Executor {
     fn set_current(&mut self, worker: &Worker, scope: u64, deaths: u64) -> Outcome {
         let live = worker.live.contains(Kind::Context, scope);
         let ctx = CUcontext(if live { scope } else { 0 });
-        self.current = (u64::MAX, 0);
+        self.current = None;
         let set = worker
             .driver
             .cuCtxSetCurrent
             .ok_or(CUresult::NOT_SUPPORTED)?;
         // SAFETY: the context is live or null.
         worker.result(unsafe { set(ctx) })?;
-        self.current = (scope, deaths);
+        self.current = Some((scope, deaths));
         Ok(())
     }
 
     /// Forgets which context is current, after a call that changed it.
     pub fn forget_current(&mut self) {
-        self.current = (u64::MAX, 0);
+        self.current = None;
     }
 }
 

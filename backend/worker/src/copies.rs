@@ -139,7 +139,7 @@ pub fn is_non_blocking(flags: u32) -> bool {
 pub fn copy_in(call: &mut Call<'_>) -> Outcome {
     let args = call.take::<CopyIn>()?;
     let stream = call.in_stream(CUstream(args.stream))?;
-    call.worker.device_address(args.dst)?;
+    call.worker.device_range(args.dst, args.len)?;
     let len = usize::try_from(args.len).map_err(|_| call.malformed())?;
     let source = if args.src == 0 {
         // The driver takes pageable bytes of this size before it returns, but into a graph it
@@ -177,7 +177,7 @@ pub fn copy_in(call: &mut Call<'_>) -> Outcome {
 pub fn copy_out(call: &mut Call<'_>) -> Outcome {
     let args = call.decode::<CopyOut>()?;
     let stream = call.in_stream(CUstream(args.stream))?;
-    call.worker.device_address(args.src)?;
+    call.worker.device_range(args.src, args.len)?;
     call.worker.shared_range(args.dst, args.len)?;
     let len = usize::try_from(args.len).map_err(|_| call.malformed())?;
     let copy = call
@@ -275,16 +275,7 @@ fn check_side(
     let extent = span.extent(copy).ok_or(CUresult::INVALID_VALUE)?;
     match kind {
         CU_MEMORYTYPE_HOST => call.worker.shared_range(host, extent),
-        CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => {
-            call.worker.device_address(device)?;
-            if call.worker.channel.contains(device, 0) {
-                call.worker.shared_range(device, extent)?;
-            }
-            let end = device.checked_add(extent).ok_or(CUresult::INVALID_VALUE)?;
-            // The last byte, not the one behind it, must be the device's.
-            call.worker
-                .device_address(end.saturating_sub(1).max(device))
-        }
+        CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => call.worker.device_range(device, extent),
         _ => Err(CUresult::NOT_SUPPORTED),
     }
 }

@@ -59,7 +59,7 @@ impl Image {
     }
 
     /// Bytes of the image without what follows it.
-    pub fn len(&self) -> usize {
+    pub fn byte_count(&self) -> usize {
         self.len
     }
 
@@ -237,6 +237,6 @@ mod tests {
     #[test]
     fn text_is_terminated() {
         let image = Image::new(b".version 8.0".to_vec()).unwrap();
-        assert_eq!(image.bytes.get(image.len()), Some(&0));
+        assert_eq!(image.bytes.get(image.byte_count()), Some(&0));
     }
 }

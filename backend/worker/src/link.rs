@@ -79,7 +79,7 @@ pub fn add(call: &mut Call<'_>) -> Outcome {
     let (ids, values) = options.arrays();
     // PTX text is counted with its terminator.
     let is_text = request.kind == 1;
-    let len = image.len().saturating_add(usize::from(is_text));
+    let len = image.byte_count().saturating_add(usize::from(is_text));
     // SAFETY: the image is a private copy with zero bytes behind it; the driver copies what it
     // keeps. Name and options outlive the call.
     let result = unsafe {

@@ -107,6 +107,7 @@ pub fn free(call: &mut Call<'_>) -> Outcome {
 /// # Errors
 /// What the client gets.
 pub fn info(call: &mut Call<'_>) -> Outcome {
+    call.done()?;
     let function = call
         .driver()
         .cuMemGetInfo_v2

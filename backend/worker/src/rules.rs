@@ -19,7 +19,37 @@ pub fn before(call: &mut Call<'_>) -> Outcome {
                 return Err(CUresult::INVALID_VALUE);
             }
         }
-        call::cuEventSynchronize => call.synchronised = true,
+        call::cuMemcpyDtoDAsync_v2 => {
+            let args = call.decode::<wire::cuMemcpyDtoDAsync_v2::Args>()?;
+            call.worker.device_range(args.dst.0, args.bytes.0)?;
+            call.worker.device_range(args.src.0, args.bytes.0)?;
+        }
+        call::cuMemcpyPeerAsync => {
+            let args = call.decode::<wire::cuMemcpyPeerAsync::Args>()?;
+            call.worker.device_range(args.dst.0, args.bytes.0)?;
+            call.worker.device_range(args.src.0, args.bytes.0)?;
+        }
+        call::cuMemsetD8Async => {
+            let args = call.decode::<wire::cuMemsetD8Async::Args>()?;
+            call.worker.device_range(args.dst.0, args.count.0)?;
+        }
+        call::cuMemsetD16Async => {
+            let args = call.decode::<wire::cuMemsetD16Async::Args>()?;
+            fill_range(call, args.dst.0, args.count.0, 2)?;
+        }
+        call::cuMemsetD32Async => {
+            let args = call.decode::<wire::cuMemsetD32Async::Args>()?;
+            fill_range(call, args.dst.0, args.count.0, 4)?;
+        }
+        call::cuEventSynchronize | call::cuStreamSynchronize | call::cuCtxSynchronize => {
+            call.synchronised = true;
+        }
+        call::cuStreamDestroy_v2 => {
+            let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
+            if args.stream.0 <= CUstream::PER_THREAD.0 {
+                return Err(CUresult::INVALID_HANDLE);
+            }
+        }
         _ => {}
     }
     Ok(())
@@ -35,6 +65,11 @@ pub fn after(call: &mut Call<'_>) -> Outcome {
         call::cuGraphDestroy => {
             let args = call.decode::<wire::cuGraphDestroy::Args>()?;
             call.worker.live.graph_died(args.graph.0);
+        }
+        call::cuStreamDestroy_v2 => {
+            let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
+            call.worker.posted.stream_destroyed(args.stream.0);
+            call.worker.captures.end(args.stream.0);
         }
         call::cuGraphDestroyNode => {
             let args = call.decode::<wire::cuGraphDestroyNode::Args>()?;
@@ -52,6 +87,11 @@ pub fn after(call: &mut Call<'_>) -> Outcome {
         _ => {}
     }
     Ok(())
+}
+
+fn fill_range(call: &Call<'_>, dst: u64, count: u64, element: u64) -> Outcome {
+    let len = count.checked_mul(element).ok_or(CUresult::INVALID_VALUE)?;
+    call.worker.device_range(dst, len)
 }
 
 /// Whether internal work may touch `stream` now: never one that is being captured.

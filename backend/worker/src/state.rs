@@ -189,6 +189,30 @@ impl Worker {
         }
     }
 
+    /// Whether a range of device addresses may be handed to the driver: it must not begin in one
+    /// part of the window and end in another, or behind the last shared segment.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE`.
+    #[inline]
+    pub fn device_range(&self, address: u64, len: u64) -> Result<(), CUresult> {
+        self.device_address(address)?;
+        if len == 0 || address == 0 || self.addresses == Addresses::Anywhere {
+            return Ok(());
+        }
+        let window = self.channel.window();
+        let place = window.classify(address);
+        let last = address.checked_add(len - 1);
+        let whole = last.is_some_and(|last| window.classify(last) == place)
+            && (place != Place::Shared || self.channel.contains(address, len));
+        if whole {
+            Ok(())
+        } else {
+            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            Err(CUresult::INVALID_VALUE)
+        }
+    }
+
     /// Whether an address that the driver gave may be shown to the client: everything else could
     /// equal one of the program's own pointers.
     ///

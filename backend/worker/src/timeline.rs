@@ -15,7 +15,7 @@ const REMEMBERED: usize = 32;
 /// `INVALID_VALUE` when `word` is no aligned word of the heap; what the driver says.
 #[inline]
 pub fn write(call: &mut Call<'_>, stream: CUstream, word: u64) -> Outcome {
-    if word % 4 != 0 {
+    if !word.is_multiple_of(4) {
         return Err(call.malformed());
     }
     call.worker.shared_range(word, 4)?;

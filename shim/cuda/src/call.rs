@@ -64,7 +64,7 @@ pub fn call_variable(
 ) -> Result<usize, CUresult> {
     thread::with(|thread| {
         permitted(client, thread)?;
-        let lane = thread.lane(client)?;
+        let lane = &*thread.lane(client)?;
         ask(client, thread, lane, number, 0, parts, reply).map(|(len, _)| len)
     })
 }
@@ -139,7 +139,7 @@ fn permitted(client: &Client, thread: &Thread) -> Result<(), CUresult> {
 pub fn deliver(client: &Client) -> Result<(), CUresult> {
     thread::with(|thread| {
         permitted(client, thread)?;
-        let lane = thread.lane(client)?;
+        let lane = &*thread.lane(client)?;
         client.take_latched(lane.slot)
     })
 }
@@ -166,8 +166,10 @@ pub fn post(
 ) -> Result<u32, CUresult> {
     thread::with(|thread| {
         permitted(client, thread)?;
-        let lane = thread.lane(client)?;
-        client.take_latched(lane.slot)?;
+        let lane = &*thread.lane(client)?;
+        if delivers(number) {
+            client.take_latched(lane.slot)?;
+        }
         if client.posts_are_calls() {
             let (_, stamp) = ask(client, thread, lane, number, 0, parts, &mut [])?;
             stream.posted(stamp, false);
@@ -195,6 +197,25 @@ pub fn post(
     })
 }
 
+/// Whether a stream command delivers what earlier posts left behind: launches, copies and fills do,
+/// bookkeeping does not (`semantics.md` 11).
+fn delivers(number: u16) -> bool {
+    use vgpu_protocol::number::call;
+    const SILENT: [u16; 10] = [
+        call::cuEventRecord,
+        call::cuEventRecordWithFlags,
+        call::cuStreamWaitEvent,
+        call::cuMemFreeAsync,
+        call::cuMemAllocAsync,
+        call::cuMemAllocFromPoolAsync,
+        call::cuStreamWriteValue32_v2,
+        call::cuStreamWriteValue64_v2,
+        call::cuStreamWaitValue32_v2,
+        call::cuStreamWaitValue64_v2,
+    ];
+    !SILENT.contains(&number)
+}
+
 /// Pieces of a record's payload, the timeline word's address included.
 const MAX_PARTS: usize = 6;
 
@@ -211,8 +232,10 @@ pub fn call_in_stream(
 ) -> Result<u32, CUresult> {
     thread::with(|thread| {
         permitted(client, thread)?;
-        let lane = thread.lane(client)?;
-        client.take_latched(lane.slot)?;
+        let lane = &*thread.lane(client)?;
+        if delivers(number) {
+            client.take_latched(lane.slot)?;
+        }
         let (len, stamp) = ask(client, thread, lane, number, 0, parts, reply)?;
         stream.posted(stamp, false);
         if client.synchronous() && !client.capturing() {

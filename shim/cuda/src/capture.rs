@@ -84,12 +84,10 @@ pub unsafe fn cuStreamEndCapture(
         &[args.as_bytes()],
         reply.as_mut_bytes(),
     );
-    // These say that the capture goes on, or that there was none.
+    // These say that this stream had begun none.
     let goes_on = matches!(
         ended,
-        Err(CUresult::STREAM_CAPTURE_WRONG_THREAD
-            | CUresult::ILLEGAL_STATE
-            | CUresult::STREAM_CAPTURE_UNMATCHED)
+        Err(CUresult::ILLEGAL_STATE | CUresult::STREAM_CAPTURE_UNMATCHED)
     );
     if !goes_on {
         client.capture_ended();

@@ -166,15 +166,17 @@ fn existing() -> Option<&'static Client> {
     unsafe { CLIENT.load(Ordering::Acquire).as_ref() }
 }
 
-/// In a child of a process that had connected: lets go of the parent's descriptors, once.
+/// In a child of a process that had connected but not called `cuInit`: lets go of the parent's
+/// descriptors and of its address window, once, so that the child can connect for itself.
 fn abandon_inherited() {
     let inherited = CLIENT.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    // SAFETY: null or leaked by the parent's `get`; the struct lies in private memory, which a child
-    // has a copy of. Only the shared segments are missing in the child, and `abandon_in_child` does
-    // not touch them.
-    if let Some(client) = unsafe { inherited.as_ref() }
-        && let Err(error) = client.channel.abandon_in_child()
-    {
+    if inherited.is_null() {
+        return;
+    }
+    // SAFETY: leaked by the parent's `get`; the struct lies in private memory, which this child has
+    // a copy of. Nothing else in the child refers to it: without `cuInit` no call got any further.
+    let client = unsafe { Box::from_raw(inherited) };
+    if let Err(error) = client.channel.abandon_in_child() {
         log::line(format_args!(
             "the parent's connection could not be closed: {error}"
         ));
@@ -494,7 +496,7 @@ impl Client {
     /// As [`Client::send`].
     pub fn send_from_thread(&self, number: u16, payload: &[u8]) -> Result<u32, CUresult> {
         thread::with(|thread| {
-            let lane = thread.lane(self)?;
+            let lane = &*thread.lane(self)?;
             let header = RecordHeader {
                 call: number,
                 flags: 0,
@@ -647,18 +649,20 @@ impl Client {
         Ok(false)
     }
 
-    /// Waits until `reached`, however long it takes.
+    /// Waits until `reached`, but no longer than `limit`; whether it came true.
     ///
     /// # Errors
     /// The sticky error, or `DEVICE_UNAVAILABLE`.
-    pub fn wait_word(&self, reached: impl Fn() -> bool) -> Result<(), CUresult> {
-        self.channel
-            .poll_until(|| reached() || self.channel.sticky_error() != 0, None)
-            .map_err(|error| match error {
-                WaitError::PeerGone => self.gone(),
-                WaitError::TimedOut => CUresult::TIMEOUT,
-            })?;
-        self.sticky()
+    pub fn wait_word(&self, reached: impl Fn() -> bool, limit: Duration) -> Result<bool, CUresult> {
+        let waited = self.channel.poll_until(
+            || reached() || self.channel.sticky_error() != 0,
+            Some(limit),
+        );
+        match waited {
+            Ok(()) => self.sticky().map(|()| true),
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::PeerGone) => Err(self.gone()),
+        }
     }
 
     // --- modes ---

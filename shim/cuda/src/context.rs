@@ -1,7 +1,7 @@
 //! Contexts: the per-thread stack is the shim's own, creation and destruction are the worker's.
 
 use crate::client::{self, Client};
-use crate::{call, memory, module, stream, tables, thread, write};
+use crate::{call, function, memory, module, stream, tables, thread, write};
 use core::ffi::c_void;
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -267,6 +267,22 @@ pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> Result<(), CUresult> {
     let mut reply = wire::cuCtxGetFlags::Reply::new_zeroed();
     call::call(client, number::cuCtxGetFlags, &[], reply.as_mut_bytes())?;
     write(flags, reply.flags.get())
+}
+
+/// `cuCtxSetLimit`: launches that were fine before may not be any more.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuCtxSetLimit(limit: u32, value: usize) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    required()?;
+    let args = wire::cuCtxSetLimit::Args {
+        limit: Word::of(limit),
+        value: Word::of(value),
+    };
+    call::call(client, number::cuCtxSetLimit, &[args.as_bytes()], &mut [])?;
+    function::forget_signatures();
+    Ok(())
 }
 
 /// `cuCtxGetStreamPriorityRange`.

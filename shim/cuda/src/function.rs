@@ -6,6 +6,7 @@
 use crate::client::{self, Client};
 use crate::{call, write};
 use core::ffi::c_char;
+use core::mem::ManuallyDrop;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -61,7 +62,13 @@ type Remembered = Option<(u64, Arc<Info>)>;
 
 thread_local! {
     /// The last functions of this thread, by a few bits of the handle.
-    static RECENT: RefCell<[Remembered; 16]> = const { RefCell::new([const { None }; 16]) };
+    static RECENT: ManuallyDrop<RefCell<[Remembered; 16]>> =
+        const { ManuallyDrop::new(RefCell::new([const { None }; 16])) };
+}
+
+/// Forgets what the calling thread remembers, when it ends.
+pub fn forget_recent() {
+    RECENT.with(|recent| recent.borrow_mut().fill(None));
 }
 
 /// A function or kernel by its handle.
@@ -70,7 +77,8 @@ thread_local! {
 /// `INVALID_HANDLE` for what is neither.
 pub fn find(handle: u64) -> Result<Arc<Info>, CUresult> {
     let generation = generation();
-    RECENT.with_borrow_mut(|recent| {
+    RECENT.with(|recent| {
+        let mut recent = recent.borrow_mut();
         let place = &mut recent[(handle >> 4 ^ handle >> 10) as usize % 16];
         if let Some((at, info)) = place
             && *at == generation
@@ -425,6 +433,31 @@ pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: u32) -> Result<
         &mut [],
     )?;
     changed(function.0);
+    Ok(())
+}
+
+/// `cuKernelSetCacheConfig`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuKernelSetCacheConfig(
+    kernel: CUkernel,
+    config: u32,
+    dev: CUdevice,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuKernelSetCacheConfig::Args {
+        kernel: Word::of(kernel),
+        config: Word::of(config),
+        dev: Word::of(client.backend_ordinal(dev)?),
+    };
+    call::call(
+        client,
+        number::cuKernelSetCacheConfig,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
+    changed(kernel.0);
     Ok(())
 }
 

@@ -585,6 +585,8 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
         &mut buffer,
     )?;
     let (head, bytes) = read_prefix::<wire::Launch>(&buffer[..len]).ok_or(CUresult::UNKNOWN)?;
+    let is_kernel = head.flags & launch::IS_KERNEL != 0;
+    module::enumerated(client, head.function, is_kernel, 0)?;
     let info = function::find(head.function)?;
     let mut handed = HandedOut {
         bytes: bytes.into(),
@@ -749,4 +751,103 @@ pub unsafe fn cuGraphGetEdges(
         unsafe { fill(array, &handles, room) };
     }
     write(count, found)
+}
+
+// --- forms from before CUDA 12, which libcudart 11 uses ---
+
+/// `cuGraphExecUpdate`.
+///
+/// # Safety
+/// Both pointers are null or valid.
+pub unsafe fn cuGraphExecUpdate(
+    exec: CUgraphExec,
+    graph: CUgraph,
+    error_node: *mut CUgraphNode,
+    result: *mut u32,
+) -> Result<(), CUresult> {
+    let mut info = CUgraphExecUpdateResultInfo::default();
+    // SAFETY: a pointer to a local.
+    let updated = unsafe { cuGraphExecUpdate_v2(exec, graph, &raw mut info) };
+    if !error_node.is_null() {
+        write(error_node, info.error_node)?;
+    }
+    if !result.is_null() {
+        write(result, info.result)?;
+    }
+    updated
+}
+
+/// `cuGraphAddKernelNode`.
+///
+/// # Safety
+/// As [`cuGraphAddKernelNode_v2`].
+pub unsafe fn cuGraphAddKernelNode(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    count: usize,
+    params: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> Result<(), CUresult> {
+    let params = CUDA_KERNEL_NODE_PARAMS::from(crate::read(params)?);
+    // SAFETY: the caller's contract.
+    unsafe { cuGraphAddKernelNode_v2(node, graph, dependencies, count, &raw const params) }
+}
+
+/// `cuGraphExecKernelNodeSetParams`.
+///
+/// # Safety
+/// `params` is null or describes a launch.
+pub unsafe fn cuGraphExecKernelNodeSetParams(
+    exec: CUgraphExec,
+    node: CUgraphNode,
+    params: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> Result<(), CUresult> {
+    let params = CUDA_KERNEL_NODE_PARAMS::from(crate::read(params)?);
+    // SAFETY: the caller's contract.
+    unsafe { cuGraphExecKernelNodeSetParams_v2(exec, node, &raw const params) }
+}
+
+/// `cuGraphKernelNodeSetParams`.
+///
+/// # Safety
+/// `params` is null or describes a launch.
+pub unsafe fn cuGraphKernelNodeSetParams(
+    node: CUgraphNode,
+    params: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> Result<(), CUresult> {
+    let params = CUDA_KERNEL_NODE_PARAMS::from(crate::read(params)?);
+    // SAFETY: the caller's contract.
+    unsafe { cuGraphKernelNodeSetParams_v2(node, &raw const params) }
+}
+
+/// `cuGraphKernelNodeGetParams`.
+///
+/// # Safety
+/// `params` is null or valid.
+pub unsafe fn cuGraphKernelNodeGetParams(
+    node: CUgraphNode,
+    params: *mut CUDA_KERNEL_NODE_PARAMS_v1,
+) -> Result<(), CUresult> {
+    let mut new = core::mem::MaybeUninit::<CUDA_KERNEL_NODE_PARAMS>::uninit();
+    // SAFETY: room for the struct; it is written whenever the call succeeds.
+    let found = unsafe {
+        cuGraphKernelNodeGetParams_v2(node, new.as_mut_ptr())?;
+        new.assume_init()
+    };
+    let function = if found.function.is_null() {
+        CUfunction(found.kernel.0)
+    } else {
+        found.function
+    };
+    write(
+        params,
+        CUDA_KERNEL_NODE_PARAMS_v1 {
+            function,
+            grid: found.grid,
+            block: found.block,
+            dynamic_shared: found.dynamic_shared,
+            params: found.params,
+            extra: found.extra,
+        },
+    )
 }

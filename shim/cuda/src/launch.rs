@@ -22,7 +22,7 @@ use zerocopy::IntoBytes;
 /// Flag of [`Launch`]: cooperative.
 const COOPERATIVE: u32 = 1;
 /// Flag of [`Launch`]: the function is a `CUkernel`.
-const IS_KERNEL: u32 = 2;
+pub const IS_KERNEL: u32 = 2;
 
 /// Largest grid extents; x may be larger than y and z.
 const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
@@ -32,6 +32,9 @@ const MAX_PARAMS: usize = 32_764;
 
 /// Most attributes of a launch that are looked at; CUDA knows fewer than twenty.
 const MAX_ATTRIBUTES: u32 = 64;
+
+/// Bytes of attributes that travel in a posted record; launches with more are calls.
+const MAX_POSTED_ATTRIBUTES: usize = 4 * size_of::<CUlaunchAttribute>();
 
 /// `CU_LAUNCH_ATTRIBUTE_*` with consequences here.
 mod attribute {
@@ -241,6 +244,7 @@ fn launch(
     let mut head = request.header(info, stream.handle, params.len());
     let attributes = request.attributes.as_bytes();
     let needs_answer = request.cooperative
+        || attributes.len() > MAX_POSTED_ATTRIBUTES
         || request.attributes.iter().any(|attribute| {
             matches!(
                 attribute.id,

@@ -104,10 +104,57 @@ pub fn container_gone(container: u64) {
     retain(|range| range.kind != Kind::Global(container));
 }
 
-/// Forgets the device memory of a context that is gone. Pinned memory stays mapped; the worker
-/// registers it again with the next context (`semantics.md` 16).
+/// Forgets the memory of a context that is gone; its pinned memory is invalid from now on too, as
+/// natively (`semantics.md` 16).
 pub fn context_died(ctx: CUcontext) {
-    retain(|range| range.ctx != ctx || matches!(range.kind, Kind::Host(_)));
+    let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
+    let pinned: Vec<u64> = map
+        .ranges
+        .values()
+        .filter(|range| range.ctx == ctx && matches!(range.kind, Kind::Host(_)))
+        .map(|range| range.base)
+        .collect();
+    map.ranges.retain(|_, range| range.ctx != ctx);
+    drop(map);
+    if let Ok(client) = client::entered() {
+        for base in pinned {
+            // Nothing of the context runs any more, so the block can be used again.
+            let _ = client.channel().free(base);
+        }
+    }
+}
+
+/// The range that holds `address`, asking the driver about memory it handed out by itself (pools of
+/// graphs, mapped virtual memory); the answer is kept.
+fn find_or_ask(client: &Client, address: u64) -> Option<Range> {
+    if let Some(range) = find(address) {
+        return Some(range);
+    }
+    if !matches!(client.classify(address), Place::Driver | Place::Low)
+        || context::current().is_null()
+    {
+        return None;
+    }
+    let (base, len) = ask_range(client, CUdeviceptr(address)).ok()?;
+    enter_device(base, len as u64);
+    find(address)
+}
+
+/// `cuMemGetAddressRange_v2` by the driver itself.
+fn ask_range(client: &Client, dptr: CUdeviceptr) -> Result<(CUdeviceptr, usize), CUresult> {
+    let args = wire::cuMemGetAddressRange_v2::Args {
+        base: [],
+        size: [],
+        dptr: Word::of(dptr),
+    };
+    let mut reply = wire::cuMemGetAddressRange_v2::Reply::new_zeroed();
+    call::call(
+        client,
+        number::cuMemGetAddressRange_v2,
+        &[args.as_bytes()],
+        reply.as_mut_bytes(),
+    )?;
+    Ok((reply.base.get(), reply.size.get()))
 }
 
 /// How a copy or fill may treat a stretch of memory.
@@ -271,10 +318,7 @@ pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Result<(), CUresult> {
         _ => return Err(CUresult::INVALID_VALUE),
     }
     // The device may still use it; natively this call waits too.
-    if !stream::all_idle(client) && !context::current().is_null() {
-        // A failed context uses nothing any more, so its error is no reason to keep the memory.
-        let _ = stream::synchronize_context(client);
-    }
+    stream::settle_all(client);
     leave(pointer as u64);
     client
         .channel()
@@ -334,21 +378,7 @@ pub unsafe fn cuMemGetAddressRange_v2(
     context::required()?;
     let (start, len) = match find(dptr.0) {
         Some(range) => (CUdeviceptr(range.base), range.len as usize),
-        None => {
-            let args = wire::cuMemGetAddressRange_v2::Args {
-                base: [],
-                size: [],
-                dptr: Word::of(dptr),
-            };
-            let mut reply = wire::cuMemGetAddressRange_v2::Reply::new_zeroed();
-            call::call(
-                client,
-                number::cuMemGetAddressRange_v2,
-                &[args.as_bytes()],
-                reply.as_mut_bytes(),
-            )?;
-            (reply.base.get(), reply.size.get())
-        }
+        None => ask_range(client, dptr)?,
     };
     if !base.is_null() {
         write(base, start)?;
@@ -377,6 +407,10 @@ mod attribute {
     pub const IS_GPU_DIRECT_RDMA_CAPABLE: u32 = 15;
     pub const ACCESS_FLAGS: u32 = 16;
     pub const MEMPOOL_HANDLE: u32 = 17;
+    pub const MAPPING_SIZE: u32 = 18;
+    pub const MAPPING_BASE_ADDR: u32 = 19;
+    pub const MEMORY_BLOCK_ID: u32 = 20;
+    pub const IS_HW_DECOMPRESS_CAPABLE: u32 = 21;
 }
 
 /// Writes a value of its own width to an untyped pointer.
@@ -415,15 +449,16 @@ unsafe fn known_attribute(
             attribute::HOST_POINTER if host => put(data, ptr),
             attribute::HOST_POINTER => return Err(CUresult::INVALID_VALUE),
             attribute::SYNC_MEMOPS | attribute::IS_MANAGED => put(data, 0_u32),
-            attribute::BUFFER_ID => put(data, range.id),
+            attribute::BUFFER_ID | attribute::MEMORY_BLOCK_ID => put(data, range.id),
             attribute::DEVICE_ORDINAL => {
                 put(data, context::device_of(range.ctx).unwrap_or_default().0)
             }
             attribute::IS_LEGACY_CUDA_IPC_CAPABLE | attribute::IS_GPU_DIRECT_RDMA_CAPABLE => {
                 put(data, 0_u32)
             }
-            attribute::RANGE_START_ADDR => put(data, range.base),
-            attribute::RANGE_SIZE => put(data, range.len),
+            attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => put(data, range.base),
+            attribute::RANGE_SIZE | attribute::MAPPING_SIZE => put(data, range.len),
+            attribute::IS_HW_DECOMPRESS_CAPABLE => put(data, 0_u32),
             attribute::MAPPED => put(data, 1_u32),
             attribute::ALLOWED_HANDLE_TYPES => put(data, 0_u64),
             attribute::ACCESS_FLAGS => put(data, 3_u32),
@@ -443,11 +478,11 @@ pub unsafe fn cuPointerGetAttribute(
     which: u32,
     ptr: CUdeviceptr,
 ) -> Result<(), CUresult> {
-    client::entered()?;
+    let client = client::entered()?;
     if data.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    let range = find(ptr.0).ok_or(CUresult::INVALID_VALUE)?;
+    let range = find_or_ask(client, ptr.0).ok_or(CUresult::INVALID_VALUE)?;
     // SAFETY: the caller's contract.
     unsafe { known_attribute(which, data, ptr.0, &range) }
 }
@@ -462,11 +497,11 @@ pub unsafe fn cuPointerGetAttributes(
     data: *mut *mut c_void,
     ptr: CUdeviceptr,
 ) -> Result<(), CUresult> {
-    client::entered()?;
+    let client = client::entered()?;
     if count == 0 || attributes.is_null() || data.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    let range = find(ptr.0);
+    let range = find_or_ask(client, ptr.0);
     for at in 0..count as usize {
         // SAFETY: the caller's contract.
         unsafe {
@@ -503,6 +538,7 @@ unsafe fn unknown_attribute(which: u32, data: *mut c_void) {
             | attribute::IS_LEGACY_CUDA_IPC_CAPABLE
             | attribute::IS_GPU_DIRECT_RDMA_CAPABLE
             | attribute::MAPPED
+            | attribute::IS_HW_DECOMPRESS_CAPABLE
             | attribute::ACCESS_FLAGS => put(data, 0_u32),
             _ => put(data, 0_u64),
         }

@@ -427,7 +427,7 @@ pub fn functions(module: CUmodule) -> Result<Vec<CUfunction>, CUresult> {
 }
 
 /// Learns the layout of an enumerated function or kernel.
-fn enumerated(
+pub(crate) fn enumerated(
     client: &Client,
     handle: u64,
     is_kernel: bool,

@@ -97,7 +97,7 @@ pub unsafe fn cuMemFreeAsync(
         stream: Word::of(state.handle),
     };
     // What is not an allocation the shim knows is for the driver to judge, before we return.
-    if memory::leave(dptr.0).is_some() {
+    if memory::find(dptr.0).is_some_and(|range| range.base == dptr.0) {
         call::post(
             client,
             number::cuMemFreeAsync,
@@ -114,6 +114,7 @@ pub unsafe fn cuMemFreeAsync(
             &mut [],
         )?;
     }
+    memory::leave(dptr.0);
     Ok(())
 }
 

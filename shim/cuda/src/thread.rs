@@ -2,8 +2,10 @@
 //! worker, its index and reply slot.
 
 use crate::client::{self, Client};
-use crate::stream;
-use core::cell::{Cell, OnceCell, RefCell};
+use crate::{function, stream};
+use core::cell::{Cell, RefCell};
+use core::mem::ManuallyDrop;
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use vgpu_protocol::cuda::{CU_STREAM_CAPTURE_MODE_GLOBAL, CUcontext, CUresult, CUstream};
 use vgpu_protocol::number::internal;
@@ -20,7 +22,7 @@ pub struct Thread {
     pub in_callback: Cell<bool>,
     /// The thread's own default streams, by context (`semantics.md` 8).
     pub own_streams: RefCell<Vec<(CUcontext, CUstream)>>,
-    lane: OnceCell<Lane>,
+    lane: RefCell<Option<Rc<Lane>>>,
 }
 
 /// A thread's place in the channel.
@@ -34,14 +36,29 @@ pub struct Lane {
 }
 
 thread_local! {
-    static THREAD: Thread = const { Thread {
+    /// Without a destructor, so that it serves exit handlers, which run after destructors of this
+    /// kind; what must happen at a thread's end, [`End`] does.
+    static THREAD: ManuallyDrop<Thread> = const { ManuallyDrop::new(Thread {
         pushed: RefCell::new(Vec::new()),
         current: Cell::new(CUcontext::NULL),
         capture_mode: Cell::new(CU_STREAM_CAPTURE_MODE_GLOBAL),
         in_callback: Cell::new(false),
         own_streams: RefCell::new(Vec::new()),
-        lane: OnceCell::new(),
-    } };
+        lane: RefCell::new(None),
+    }) };
+
+    static END: End = const { End };
+}
+
+/// Gives a thread's place in the channel back when the thread ends.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.end());
+        stream::forget_recent();
+        function::forget_recent();
+    }
 }
 
 /// Thread indices and reply slots of threads that ended, for reuse.
@@ -55,18 +72,19 @@ struct Free {
     lanes: Vec<(u32, u64)>,
 }
 
-/// Runs `body` with the calling thread's state; `DEINITIALIZED` while the thread is being torn down.
+/// Runs `body` with the calling thread's state.
 pub fn with<T>(body: impl FnOnce(&Thread) -> Result<T, CUresult>) -> Result<T, CUresult> {
-    THREAD
-        .try_with(body)
-        .unwrap_or(Err(CUresult::DEINITIALIZED))
+    THREAD.with(|thread| body(thread))
 }
 
 impl Thread {
     /// The thread's place in the channel, taken on first use.
-    pub fn lane(&self, client: &Client) -> Result<&Lane, CUresult> {
-        if let Some(lane) = self.lane.get() {
-            return Ok(lane);
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub fn lane(&self, client: &Client) -> Result<Rc<Lane>, CUresult> {
+        if let Some(lane) = self.lane.borrow().as_ref() {
+            return Ok(Rc::clone(lane));
         }
         let reused = FREE
             .lock()
@@ -84,22 +102,28 @@ impl Thread {
             }
         };
         client.reset_reply_slot(slot);
-        Ok(self.lane.get_or_init(|| Lane {
+        let lane = Rc::new(Lane {
             index,
             slot,
             sequence: Cell::new(0),
-        }))
+        });
+        *self.lane.borrow_mut() = Some(Rc::clone(&lane));
+        // Registers the destructor; in an exit handler it has already run, and the process ends.
+        let _ = END.try_with(|_| ());
+        Ok(lane)
     }
-}
 
-impl Drop for Thread {
-    fn drop(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
+    /// Gives the place back.
+    fn end(&self) {
+        let Some(lane) = self.lane.borrow_mut().take() else {
+            return;
+        };
         // In a forked child, or with the worker gone, there is nobody to tell.
         let Ok(client) = client::entered() else {
             return;
         };
-        let told = stream::end_own(client, &lane, &self.own_streams.borrow())
+        let own = self.own_streams.take();
+        let told = stream::end_own(client, &lane, &own)
             .and_then(|()| client.notify(lane.index, lane.slot, internal::THREAD_EXIT, &[]));
         if told.is_ok() {
             FREE.lock()

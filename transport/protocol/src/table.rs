@@ -85,7 +85,7 @@ macro_rules! cuda_calls {
         44 call/issuer/safe auto/auto cuCtxSetFlags @12010 (flags: val u32);
         45 call/issuer/safe hand/auto cuCtxGetId @12000 (ctx: live CUcontext, id: out u64);
         46 call/issuer/safe auto/auto cuCtxGetLimit @3010 (value: out usize, limit: val u32);
-        47 call/lane/safe auto/auto cuCtxSetLimit @3010 (limit: val u32, value: val usize);
+        47 call/lane/safe hand/auto cuCtxSetLimit @3010 (limit: val u32, value: val usize);
         48 call/issuer/safe auto/auto cuCtxGetCacheConfig @3020 (config: out u32);
         49 call/issuer/safe auto/auto cuCtxSetCacheConfig @3020 (config: val u32);
         50 call/issuer/safe auto/auto cuCtxGetSharedMemConfig @4020 (config: out u32);
@@ -120,7 +120,7 @@ macro_rules! cuda_calls {
         78 call/issuer/safe auto/auto cuKernelGetLibrary @12050 (library: new CUlibrary, kernel: live CUkernel);
         79 call/lane/safe hand/auto cuKernelGetAttribute @12000 (value: out i32, attribute: val i32, kernel: live CUkernel, dev: dev CUdevice);
         80 call/lane/safe hand/auto cuKernelSetAttribute @12000 (attribute: val i32, value: val i32, kernel: live CUkernel, dev: dev CUdevice);
-        81 call/lane/safe auto/auto cuKernelSetCacheConfig @12000 (kernel: live CUkernel, config: val u32, dev: dev CUdevice);
+        81 call/lane/safe hand/auto cuKernelSetCacheConfig @12000 (kernel: live CUkernel, config: val u32, dev: dev CUdevice);
         82 local/guest/safe hand/none cuKernelGetName @12030 (name: out *const c_char, kernel: raw CUkernel);
         83 local/guest/safe hand/none cuKernelGetParamInfo @12040 (kernel: raw CUkernel, index: val usize, offset: out usize, size: opt usize);
         84 local/guest/safe hand/none cuFuncGetParamInfo @12040 (function: raw CUfunction, index: val usize, offset: out usize, size: opt usize);
@@ -278,6 +278,11 @@ macro_rules! cuda_calls {
         225 call/lane/safe hand/hand cuGraphExecKernelNodeSetParams_v2 @12000 (exec: live CUgraphExec, node: val CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS);
         226 call/lane/safe hand/hand cuGraphKernelNodeGetParams_v2 @12000 (node: val CUgraphNode, params: raw *mut CUDA_KERNEL_NODE_PARAMS);
         227 call/lane/safe hand/hand cuGraphKernelNodeSetParams_v2 @12000 (node: val CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS);
+        228 local/guest/unsafe hand/none cuGraphExecUpdate @10020 (exec: raw CUgraphExec, graph: raw CUgraph, error_node: raw *mut CUgraphNode, result: raw *mut u32);
+        229 local/guest/safe hand/none cuGraphAddKernelNode @10000 (node: raw *mut CUgraphNode, graph: raw CUgraph, dependencies: raw *const CUgraphNode, count: val usize, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
+        230 local/guest/safe hand/none cuGraphExecKernelNodeSetParams @10010 (exec: raw CUgraphExec, node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
+        231 local/guest/safe hand/none cuGraphKernelNodeGetParams @10000 (node: raw CUgraphNode, params: raw *mut CUDA_KERNEL_NODE_PARAMS_v1);
+        232 local/guest/safe hand/none cuGraphKernelNodeSetParams @10000 (node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
     } };
 }
 
@@ -419,7 +424,6 @@ macro_rules! cuda_stubs {
             cuGraphAddEventWaitNode @11010;
             cuGraphAddExternalSemaphoresSignalNode @11020;
             cuGraphAddExternalSemaphoresWaitNode @11020;
-            cuGraphAddKernelNode @10000;
             cuGraphAddMemAllocNode @11040;
             cuGraphAddMemFreeNode @11040;
             cuGraphAddNode @12020;
@@ -441,11 +445,9 @@ macro_rules! cuda_stubs {
             cuGraphExecExternalSemaphoresWaitNodeSetParams @11020;
             cuGraphExecGetFlags @12000;
             cuGraphExecHostNodeSetParams @10020;
-            cuGraphExecKernelNodeSetParams @10010;
             cuGraphExecMemcpyNodeSetParams @10020;
             cuGraphExecMemsetNodeSetParams @10020;
             cuGraphExecNodeSetParams @12020;
-            cuGraphExecUpdate @10020;
             cuGraphExternalSemaphoresSignalNodeGetParams @11020;
             cuGraphExternalSemaphoresSignalNodeSetParams @11020;
             cuGraphExternalSemaphoresWaitNodeGetParams @11020;
@@ -473,9 +475,7 @@ macro_rules! cuda_stubs {
             cuGraphInstantiate @10000;
             cuGraphKernelNodeCopyAttributes @11000;
             cuGraphKernelNodeGetAttribute @11000;
-            cuGraphKernelNodeGetParams @10000;
             cuGraphKernelNodeSetAttribute @11000;
-            cuGraphKernelNodeSetParams @10000;
             cuGraphMemAllocNodeGetParams @11040;
             cuGraphMemcpyNodeGetParams @10000;
             cuGraphMemcpyNodeSetParams @10000;

@@ -157,7 +157,14 @@ fn to_device(
                 mode,
             )
         }
-        Side::Pageable => pageable_to_device(client, stream, dst, Pageable(src), len, known),
+        Side::Pageable => {
+            pageable_to_device(client, stream, dst, Pageable(src), len, known)?;
+            // The worker orders other streams behind posted copies of the legacy stream only.
+            if mode == Mode::Sync && !stream.is_legacy() {
+                stream.synchronize(client, stream::Wait::of(stream.ctx))?;
+            }
+            Ok(())
+        }
         Side::Device | Side::Unknown => Err(CUresult::INVALID_VALUE),
     }
 }

@@ -111,10 +111,7 @@ pub unsafe fn cuStreamQuery(default: NullStream, stream: CUstream) -> Result<(),
         return Ok(());
     }
     let last = state.last();
-    let args = wire::cuStreamQuery::Args {
-        stream: Word::of(state.handle),
-    };
-    call::call(client, number::cuStreamQuery, &[args.as_bytes()], &mut [])?;
+    state.query(client)?;
     state.completed(last);
     client.drain_output();
     Ok(())

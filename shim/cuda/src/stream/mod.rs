@@ -15,10 +15,12 @@ use crate::call;
 use crate::client::{self, Client};
 use crate::context;
 use crate::thread::{self, Lane, Thread};
+use core::mem::ManuallyDrop;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::time::Duration;
 use vgpu_channel::staging::Chunk;
 use vgpu_channel::timeline::{later, reached};
 use vgpu_protocol::cuda::*;
@@ -81,7 +83,8 @@ type Remembered = (CUstream, CUcontext, u64, Arc<State>);
 
 thread_local! {
     /// The last look-ups of this thread, by a few bits of the handle.
-    static RECENT: RefCell<[Option<Remembered>; 8]> = const { RefCell::new([const { None }; 8]) };
+    static RECENT: ManuallyDrop<RefCell<[Option<Remembered>; 8]>> =
+        const { ManuallyDrop::new(RefCell::new([const { None }; 8])) };
 }
 
 /// The state of a stream as the program names it.
@@ -106,7 +109,8 @@ pub fn find(
         stream
     };
     let generation = GENERATION.load(Ordering::Acquire);
-    RECENT.with_borrow_mut(|recent| {
+    RECENT.with(|recent| {
+        let mut recent = recent.borrow_mut();
         let place = &mut recent[(stream.0 >> 4 ^ stream.0 >> 12) as usize % 8];
         if let Some((known, under, at, state)) = place
             && (*known, *under, *at) == (stream, ctx, generation)
@@ -219,6 +223,11 @@ pub fn end_own(
     Ok(())
 }
 
+/// Forgets what the calling thread remembers, when it ends.
+pub fn forget_recent() {
+    RECENT.with(|recent| recent.borrow_mut().fill(None));
+}
+
 /// Never-reused id of a stream.
 ///
 /// # Errors
@@ -325,7 +334,7 @@ impl State {
         if count.is_multiple_of(FLUSH_EVERY) && span >= SPANS_IN_FLIGHT {
             let wanted =
                 self.spans[((span - SPANS_IN_FLIGHT) % 8) as usize].load(Ordering::Acquire);
-            client.wait_word(|| self.reached(client, wanted))?;
+            self.wait_long(client, wanted)?;
         }
         let last_of_span = count % FLUSH_EVERY == FLUSH_EVERY - 1;
         if last_of_span {
@@ -334,6 +343,35 @@ impl State {
             self.spans[(span % 8) as usize].store(client.stamp_now(), Ordering::Release);
         }
         Ok(last_of_span)
+    }
+
+    /// Waits for `stamp`, however long it takes. A word is never written once the device has failed,
+    /// so the driver is asked from time to time (`semantics.md` 6).
+    fn wait_long(&self, client: &Client, stamp: u32) -> Result<(), CUresult> {
+        const FIRST: Duration = Duration::from_millis(1);
+        const LAST: Duration = Duration::from_millis(16);
+        let mut limit = FIRST;
+        while !client.wait_word(|| self.reached(client, stamp), limit)? {
+            limit = (limit * 2).min(LAST);
+            let last = self.last();
+            match self.query(client) {
+                Ok(()) => self.completed(last),
+                Err(CUresult::NOT_READY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// `cuStreamQuery` by the driver itself.
+    ///
+    /// # Errors
+    /// `NOT_READY` while busy; the failure that ended it.
+    pub fn query(&self, client: &Client) -> Result<(), CUresult> {
+        let args = wire::cuStreamQuery::Args {
+            stream: Word::of(self.handle),
+        };
+        call::call(client, number::cuStreamQuery, &[args.as_bytes()], &mut [])
     }
 
     /// Waits until everything sent so far is done.
@@ -355,7 +393,7 @@ impl State {
         }
         let last = self.last();
         thread::with(|thread| {
-            let lane = thread.lane(client)?;
+            let lane = &*thread.lane(client)?;
             self.real_sync(client, thread, lane)?;
             self.completed(last);
             Ok(())
@@ -557,10 +595,10 @@ fn wait_for_word(client: &Client, word: u64, stamp: u32) -> Result<(), CUresult>
         owner.flush(client)?;
     }
     if reached(owner.flushed.load(Ordering::Acquire), stamp) {
-        return client.wait_word(|| reached(client.word(word), stamp));
+        return owner.wait_long(client, stamp);
     }
     context::with_current(owner.ctx, || {
-        thread::with(|thread| owner.real_sync(client, thread, thread.lane(client)?))
+        thread::with(|thread| owner.real_sync(client, thread, &*thread.lane(client)?))
     })?;
     client.staging().release_word(word);
     Ok(())
@@ -591,17 +629,29 @@ pub fn unstage(
     } else if let Some(word) = state.word_address().filter(|_| !called) {
         client.staging().release_at(chunk.ticket, word, stamp);
     } else {
-        let done = thread::with(|thread| state.real_sync(client, thread, thread.lane(client)?));
+        let done = thread::with(|thread| state.real_sync(client, thread, &*thread.lane(client)?));
         client.staging().release(chunk.ticket);
         done?;
     }
     Ok(stamp)
 }
 
-/// Whether every stream of every context has done all that was sent.
-pub fn all_idle(client: &Client) -> bool {
-    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
-    streams.values().all(|state| state.is_idle(client))
+/// Waits until every stream of every context has done all that was sent. A context that has failed
+/// does nothing any more and counts as done.
+pub fn settle_all(client: &Client) {
+    let streams: Vec<_> = {
+        let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().cloned().collect()
+    };
+    for state in streams.iter().filter(|state| !state.is_idle(client)) {
+        let last = state.last();
+        let done = context::with_current(state.ctx, || {
+            thread::with(|thread| state.real_sync(client, thread, &*thread.lane(client)?))
+        });
+        if done.is_ok() {
+            state.completed(last);
+        }
+    }
 }
 
 /// `cuCtxSynchronize` of the current context.
@@ -629,7 +679,7 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     }
     let stamps: Vec<_> = streams.iter().map(|state| (state, state.last())).collect();
     thread::with(|thread| {
-        let lane = thread.lane(client)?;
+        let lane = &*thread.lane(client)?;
         let result = call::real_call(client, thread, lane, number::cuCtxSynchronize, &[]);
         client.drain_output();
         result

@@ -289,6 +289,50 @@ pub struct CUDA_KERNEL_NODE_PARAMS {
 }
 const _: () = assert!(size_of::<CUDA_KERNEL_NODE_PARAMS>() == 72);
 
+/// Parameters of a kernel node before CUDA 12: without kernel and context.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(non_camel_case_types, reason = "CUDA's own name")]
+pub struct CUDA_KERNEL_NODE_PARAMS_v1 {
+    /// The function.
+    pub function: CUfunction,
+    /// Grid extents in blocks.
+    pub grid: [u32; 3],
+    /// Block extents in threads.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// Pointers to the parameters.
+    pub params: *mut *mut c_void,
+    /// The `extra` array.
+    pub extra: *mut *mut c_void,
+}
+const _: () = assert!(size_of::<CUDA_KERNEL_NODE_PARAMS_v1>() == 56);
+
+impl From<CUDA_KERNEL_NODE_PARAMS_v1> for CUDA_KERNEL_NODE_PARAMS {
+    fn from(old: CUDA_KERNEL_NODE_PARAMS_v1) -> Self {
+        let CUDA_KERNEL_NODE_PARAMS_v1 {
+            function,
+            grid,
+            block,
+            dynamic_shared,
+            params,
+            extra,
+        } = old;
+        let (kernel, ctx) = (CUkernel::NULL, CUcontext::NULL);
+        Self {
+            function,
+            grid,
+            block,
+            dynamic_shared,
+            params,
+            extra,
+            kernel,
+            ctx,
+        }
+    }
+}
+
 /// Parameters of a host node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,155 @@
+//! Every way in which one side can end, and what the others make of it.
+
+mod common;
+
+use common::{Daemon, until};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::time::Duration;
+use vgpu_channel::link::{Hello, LinkStatus, Socket, Welcome};
+use vgpu_protocol::number::internal;
+use zerocopy::{FromBytes, IntoBytes};
+
+fn alive(pid: i32) -> bool {
+    // A zombie is not alive, but answers signals.
+    test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
+        && !std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn a_client_that_goes_takes_its_worker_along() {
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    let workers = daemon.workers();
+    assert_eq!(workers.len(), 1);
+    drop(client);
+    until(|| daemon.workers().is_empty());
+    assert!(!alive(workers[0]));
+}
+
+#[test]
+fn a_worker_that_dies_ends_its_client_only() {
+    let daemon = Daemon::start(&[]);
+    let victim = daemon.connect();
+    let worker = daemon.workers()[0];
+    kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    until(|| victim.channel.is_gone(true));
+    drop(victim);
+    let other = daemon.connect();
+    assert_eq!(other.call(internal::PING, &[]).0.0, 0);
+}
+
+#[test]
+fn a_corrupt_ring_ends_its_channel_only() {
+    let daemon = Daemon::start(&[]);
+    let hostile = daemon.connect();
+    // A published record with an impossible length, at the position that comes next.
+    let control = hostile.channel.segments().list()[0].address;
+    let position = hostile.channel.ring_head();
+    let mut record = [0xff_u8; 64];
+    record[..8].copy_from_slice(&(position + 1).to_le_bytes());
+    let slot = control + 4096 + position % 8192 * 64;
+    hostile.channel.copy_in(slot + 8, &record[8..]).unwrap();
+    hostile.channel.copy_in(slot, &record[..8]).unwrap();
+    hostile.channel.ring_doorbell();
+    until(|| hostile.channel.is_gone(true));
+    drop(hostile);
+    assert_eq!(daemon.connect().call(internal::PING, &[]).0.0, 0);
+}
+
+#[test]
+fn sigterm_ends_everything_in_order() {
+    let mut daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    let workers = daemon.workers();
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success());
+    assert!(workers.iter().all(|&worker| !alive(worker)));
+    assert!(!daemon.socket().exists());
+    until(|| client.channel.is_gone(true));
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_worker_and_no_socket() {
+    let mut daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    let workers = daemon.workers();
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    until(|| !workers.iter().any(|&worker| alive(worker)));
+    until(|| client.channel.is_gone(true));
+    assert!(!daemon.socket().exists());
+    drop(client);
+    daemon.restart();
+    assert_eq!(daemon.connect().call(internal::PING, &[]).0.0, 0);
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let mut daemon = Daemon::start(&[]);
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    assert!(daemon.socket().exists());
+    daemon.restart();
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"))
+        .args(["--device", "software", "--listen"])
+        .arg(daemon.socket())
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    assert!(daemon.listens());
+}
+
+#[test]
+fn silent_and_talkative_strangers_hold_up_nobody() {
+    let daemon = Daemon::start(&["--max-clients-per-user", "40"]);
+    let connect = || Socket::connect(&daemon.socket(), Duration::from_secs(5)).unwrap();
+    let silent: Vec<Socket> = (0..8).map(|_| connect()).collect();
+    let garbage = connect();
+    garbage.send(&[0x41; 64], &[]).unwrap();
+    let with_descriptor = connect();
+    let hello = Hello::new(0, 0);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    with_descriptor
+        .send(hello.as_bytes(), &[std::os::fd::AsFd::as_fd(&null)])
+        .unwrap();
+    for _ in 0..100 {
+        drop(connect());
+    }
+    let client = daemon.connect();
+    assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+    until(|| garbage.is_gone() && with_descriptor.is_gone());
+    until(|| silent.iter().all(Socket::is_gone));
+    assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+}
+
+#[test]
+fn more_clients_than_allowed_are_told_so() {
+    let daemon = Daemon::start(&["--max-clients", "1"]);
+    // The connection that saw the daemon listen may take a moment to be forgotten.
+    let mut first = None;
+    until(|| {
+        first = daemon.try_connect().ok();
+        first.is_some()
+    });
+    let socket = Socket::connect(&daemon.socket(), Duration::from_secs(5)).unwrap();
+    socket.send(Hello::new(0, 0).as_bytes(), &[]).unwrap();
+    let (bytes, fds) = socket
+        .receive_with_fds::<{ size_of::<Welcome>() }>(common::LONG)
+        .unwrap();
+    let welcome = Welcome::read_from_bytes(&bytes).unwrap();
+    assert_eq!(LinkStatus::from_word(welcome.status), LinkStatus::Busy);
+    assert!(fds.is_empty());
+    drop(first);
+}
+
+#[test]
+fn an_idle_daemon_ends_when_asked_to() {
+    let mut daemon = Daemon::start(&["--idle-exit", "1"]);
+    let client = daemon.connect();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+    drop(client);
+    assert!(daemon.wait().success());
+    assert!(!daemon.socket().exists());
+}
