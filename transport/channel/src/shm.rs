@@ -1,4 +1,5 @@
-//! Shared memory: raw maps, the copy routine and control words. The one module of this crate with unsafe code.
+//! Shared memory: raw maps, the copy routine and control words. Unsafe code of this crate is here, and in the accessors
+//! of [`crate::segment`], which follow the same rules.
 //!
 //! # Rules
 //!
