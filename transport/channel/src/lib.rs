@@ -18,7 +18,8 @@
 //!
 //! # Unsafe code
 //!
-//! All of it is in [`shm`] (raw maps and copies). All atomics come from `sync`.
+//! All of it is in [`shm`] (raw maps, the copy, control words) and in the four accessors of [`segment`] that turn a
+//! checked address into an access. All atomics come from [`sync`].
 
 pub mod sync;
 

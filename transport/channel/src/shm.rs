@@ -1,10 +1,11 @@
-//! Shared memory: raw maps, the copy routine and control words. The one module of this crate with unsafe code.
+//! Shared memory: raw maps, the copy routine and control words. Unsafe code of this crate is here, and in the accessors
+//! of [`crate::segment`], which follow the same rules.
 //!
 //! # Rules
 //!
 //! 1. No Rust reference and no slice ever covers payload bytes of shared memory: the peer may change them at any time.
 //!    They are reached through raw pointers only, by [`View::read`] and [`View::write`].
-//! 2. Those two copy through inline assembly (volatile accesses where there is none for the target), which the compiler
+//! 2. Those two copy through inline assembly or an opaque call (volatile accesses on other targets), which the compiler
 //!    can neither split, merge nor repeat: what was read is read once, into private memory, and only the copy is parsed.
 //! 3. Control words are reached as atomics made from raw pointers ([`View::u32`], [`View::u64`]), each aligned.
 //! 4. A [`View`] keeps its memory mapped; every offset is checked against its length.
@@ -211,9 +212,23 @@ impl Drop for PrivatePages {
     }
 }
 
+/// The C library's copy, as a function the compiler knows nothing about: called through a pointer that went through
+/// [`core::hint::black_box`], it is as opaque as inline assembly, and it is tuned for the CPU it runs on.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+type Copy = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe extern "C" {
+    fn memcpy(dst: *mut c_void, src: *const c_void, len: usize) -> *mut c_void;
+}
+
+/// Up to this many bytes the copy is inline.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const INLINE_COPY: usize = 1024;
+
 /// Copies `len` bytes between private and shared memory, reading each source byte for keeps at most once.
 ///
-/// Up to 1 KiB the copy is unrolled 16-byte moves; longer ones use the CPU's string copy. Odd lengths are finished by
+/// Up to 1 KiB the copy is unrolled 16-byte moves; longer ones use the C library's copy. Odd lengths are finished by
 /// one move that overlaps the one before, so a source byte may be fetched twice, but the private copy holds one value
 /// and nothing else is ever looked at.
 ///
@@ -223,12 +238,10 @@ impl Drop for PrivatePages {
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     use core::arch::asm;
-    if len > 1024 {
-        // SAFETY: the caller vouches for `len` bytes on both sides; the ABI keeps the direction flag clear.
-        unsafe {
-            asm!("rep movsb", inout("rcx") len => _, inout("rdi") dst => _, inout("rsi") src => _,
-                options(nostack, preserves_flags));
-        }
+    if len > INLINE_COPY {
+        let copy = core::hint::black_box(memcpy as Copy);
+        // SAFETY: the caller vouches for `len` bytes on both sides, apart from each other.
+        unsafe { copy(dst.cast(), src.cast(), len) };
         return;
     }
     let mut at = 0usize;

@@ -1,0 +1,14 @@
+//! What the fuzz targets do with their input. Each is an ordinary function, so that `cargo test` replays the corpus
+//! without a fuzzer.
+
+pub mod channel;
+
+/// A fuzz target.
+pub type Target = fn(&[u8]);
+
+/// All targets, by the name of their corpus folder.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("ring_consumer", channel::ring_consumer),
+    ("hello", channel::hello),
+    ("control_header", channel::control_header),
+];

@@ -1,0 +1,83 @@
+//! Replays the committed corpora, and writes the seeds when `VGPU_WRITE_SEEDS` is set.
+
+use std::path::PathBuf;
+
+use vgpu_channel::link::Hello;
+use zerocopy::IntoBytes;
+
+fn corpus(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target)
+}
+
+/// Inputs that reach the interesting places, by target and name.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut hello = Hello::new(0, 7);
+    hello.set("CUDA_MODULE_LOADING", "LAZY").unwrap();
+    hello.set("CUDA_DEVICE_MAX_CONNECTIONS", "8").unwrap();
+    let mut other = Hello::new(3, 0);
+    other.minor = 2;
+    // Write 8 bytes at offset 8: a call number and a payload length; then publish and take.
+    let record = |len: u32| {
+        let mut steps = vec![8 * 4, 8, 0, 5, 0, 0, 0];
+        steps.extend_from_slice(&len.to_le_bytes());
+        steps.push(3);
+        steps
+    };
+    vec![
+        ("ring_consumer", "empty-record", record(0)),
+        (
+            "ring_consumer",
+            "wraps",
+            [record(3000), vec![3; 10]].concat(),
+        ),
+        ("ring_consumer", "too-long", record(u32::MAX)),
+        ("ring_consumer", "longer-than-the-ring", record(64 * 64)),
+        ("ring_consumer", "no-operations", vec![3; 200]),
+        ("ring_consumer", "publish-without-take", vec![1, 1, 2, 2, 2]),
+        ("hello", "with-settings", hello.as_bytes().to_vec()),
+        ("hello", "other-minor", other.as_bytes().to_vec()),
+        ("hello", "short", hello.as_bytes()[..40].to_vec()),
+        ("control_header", "as-it-is", vec![]),
+        ("control_header", "bad-magic", vec![1]),
+        (
+            "control_header",
+            "moved-ring",
+            [vec![0; 24], vec![0, 0x10]].concat(),
+        ),
+        (
+            "control_header",
+            "huge-snapshot",
+            [vec![0; 95], vec![0xff; 9]].concat(),
+        ),
+    ]
+}
+
+#[test]
+fn every_corpus_file_is_survived() {
+    for (name, target) in vgpu_fuzz::TARGETS {
+        let files: Vec<_> = std::fs::read_dir(corpus(name))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(!files.is_empty(), "{name} has no corpus");
+        for file in files {
+            target(&std::fs::read(&file).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_seeds_are_in_the_corpus() {
+    for (target, name, bytes) in seeds() {
+        let path = corpus(target).join(name);
+        if std::env::var_os("VGPU_WRITE_SEEDS").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert!(
+            std::fs::read(&path).is_ok_and(|written| written == bytes),
+            "{target}/{name}: run with VGPU_WRITE_SEEDS=1"
+        );
+    }
+}
