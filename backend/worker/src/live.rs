@@ -68,6 +68,15 @@ macro_rules! handle_kinds {
         impl Handle for $ty { const KIND: Kind = Kind::$kind; }
     )* };
 }
+macro_rules! graph_handles {
+    ($($ty:ident = $kind:ident),* $(,)?) => { $(
+        impl Handle for $ty {
+            const KIND: Kind = Kind::$kind;
+            // The graph functions know no other code for a handle they do not know.
+            const UNKNOWN: CUresult = CUresult::INVALID_VALUE;
+        }
+    )* };
+}
 handle_kinds!(
     CUmodule = Module,
     CUfunction = Function,
@@ -75,12 +84,10 @@ handle_kinds!(
     CUkernel = Kernel,
     CUstream = Stream,
     CUevent = Event,
-    CUgraph = Graph,
-    CUgraphNode = Node,
-    CUgraphExec = Exec,
     CUmemoryPool = Pool,
     CUlinkState = Link,
 );
+graph_handles!(CUgraph = Graph, CUgraphNode = Node, CUgraphExec = Exec);
 impl Handle for CUcontext {
     const KIND: Kind = Kind::Context;
     const UNKNOWN: CUresult = CUresult::INVALID_CONTEXT;

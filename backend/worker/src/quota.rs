@@ -10,7 +10,8 @@ use vgpu_protocol::cuda::CUresult;
 #[derive(Debug, Default)]
 struct Held {
     used: u64,
-    sizes: FastMap<u64>,
+    /// Bytes of each allocation, and the context it dies with.
+    sizes: FastMap<(u64, u64)>,
 }
 
 /// Device memory of one client.
@@ -50,15 +51,27 @@ impl Quota {
         held.used = held.used.saturating_sub(bytes);
     }
 
-    /// Remembers that a charge belongs to the allocation `key`.
-    pub fn keep(&self, key: u64, bytes: u64) {
-        lock(&self.held).sizes.insert(key, bytes);
+    /// Remembers that a charge belongs to the allocation `key` of context `ctx`.
+    pub fn keep(&self, key: u64, bytes: u64, ctx: u64) {
+        lock(&self.held).sizes.insert(key, (bytes, ctx));
+    }
+
+    /// Gives the charges of a context that is gone back.
+    pub fn context_died(&self, ctx: u64) {
+        let mut held = lock(&self.held);
+        let mut freed = 0_u64;
+        held.sizes.retain(|_, (bytes, of)| {
+            let dies = *of == ctx;
+            freed = freed.saturating_add(if dies { *bytes } else { 0 });
+            !dies
+        });
+        held.used = held.used.saturating_sub(freed);
     }
 
     /// Forgets an allocation and gives its charge back; its size, if it was known.
     pub fn release(&self, key: u64) -> Option<u64> {
         let mut held = lock(&self.held);
-        let bytes = held.sizes.remove(&key)?;
+        let (bytes, _) = held.sizes.remove(&key)?;
         held.used = held.used.saturating_sub(bytes);
         Some(bytes)
     }
@@ -79,10 +92,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_context_takes_its_charges_with_it() {
+        let quota = Quota::new(100);
+        for (key, ctx) in [(1, 5), (2, 6)] {
+            quota.charge(50).expect("within the limit");
+            quota.keep(key, 50, ctx);
+        }
+        assert_eq!(quota.charge(1), Err(CUresult::OUT_OF_MEMORY));
+        quota.context_died(5);
+        assert_eq!(quota.charge(50), Ok(()));
+        assert_eq!(quota.release(1), None);
+        assert_eq!(quota.release(2), Some(50));
+    }
+
+    #[test]
     fn charges_up_to_the_limit_and_gives_back() {
         let quota = Quota::new(100);
         assert_eq!(quota.charge(60), Ok(()));
-        quota.keep(7, 60);
+        quota.keep(7, 60, 1);
         assert_eq!(quota.charge(41), Err(CUresult::OUT_OF_MEMORY));
         assert_eq!(quota.clip_free(1000), 40);
         assert_eq!(quota.release(7), Some(60));

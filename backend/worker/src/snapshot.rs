@@ -12,15 +12,18 @@ pub const MAX_DEVICES: i32 = 64;
 /// Attributes that read 0 because what they promise does not work through a channel
 /// (`semantics.md` 18).
 const MASKED: &[usize] = &[
+    83,  // managed memory
     88,  // pageable memory access
     89,  // concurrent managed access
     96,  // cooperative launches on several devices
+    99,  // registration of the program's own memory
     100, // pageable access through the host's page tables
     101, // direct managed access from the host
     103, // export of memory as a POSIX descriptor
     104, // … as a Win32 handle
     105, // … as a Win32 KMT handle
     112, // sparse arrays
+    113, // … read-only
     114, // timeline semaphores of other interfaces
     116, // GPUDirect RDMA
     117, // its flush options

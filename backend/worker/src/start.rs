@@ -28,6 +28,7 @@ use vgpu_channel::link::{LinkError, LinkStatus, Socket};
 use vgpu_channel::server::{self, Channel, Consumer};
 use vgpu_channel::window::{Reservation, WindowError};
 use vgpu_driver::Driver;
+use vgpu_protocol::cuda::{CUdevice, CUresult};
 use vgpu_protocol::number::fingerprint;
 
 /// How long the daemon may take for its message.
@@ -48,6 +49,10 @@ enum StartError {
     Device(#[from] device::DeviceError),
     #[error(transparent)]
     Snapshot(#[from] vgpu_channel::shm::OutOfRange),
+    #[error(
+        "device {0} can read ordinary host memory, this process's included, so it is not served; load the kernel module nvidia_uvm with uvm_disable_hmm=1"
+    )]
+    HeterogeneousMemory(i32),
     #[error("device {0} is not known to this worker")]
     UnknownDevice(u32),
     #[error(transparent)]
@@ -143,6 +148,9 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         other => return Err(StartError::UnknownDevice(other)),
     };
     let devices = device::initialise(&driver)?;
+    if !software {
+        refuse_heterogeneous_memory(&driver, devices)?;
+    }
     let quota = Quota::new(setup.quota);
     let taken = snapshot::take(&driver, devices, software, &quota);
     channel.write_snapshot(&taken.bytes)?;
@@ -155,6 +163,26 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
     })
+}
+
+/// A device that reads ordinary host memory by itself could read this very process: such a host is
+/// not served (`isolation.md` 14).
+fn refuse_heterogeneous_memory(driver: &Driver, devices: i32) -> Result<(), StartError> {
+    const PAGEABLE_MEMORY_ACCESS: i32 = 88;
+    for ordinal in 0..devices {
+        let mut value = 0;
+        // SAFETY: the result has room.
+        let asked = unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuDeviceGetAttribute(&raw mut value, PAGEABLE_MEMORY_ACCESS, CUdevice(ordinal))
+            )
+        };
+        if asked == CUresult::SUCCESS && value != 0 {
+            return Err(StartError::HeterogeneousMemory(ordinal));
+        }
+    }
+    Ok(())
 }
 
 /// Gives up what serving does not need, before the first guest byte is read. Descriptors, dumps and

@@ -119,9 +119,15 @@ pub fn end_capture(call: &mut Call<'_>) -> Outcome {
         && capture.thread != call.request.header.thread
         && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED
     {
-        // A query of a capturing stream invalidates the capture, which is what CUDA does here.
-        // SAFETY: the stream is live.
-        let _ = unsafe { vgpu_driver::call!(driver, cuStreamQuery(stream)) };
+        // As measured: the attempt ends the capture, and its own thread finds none any more.
+        let mut graph = CUgraph::NULL;
+        // SAFETY: the stream is live, the result has room.
+        let ended = unsafe { vgpu_driver::call!(driver, cuStreamEndCapture(stream, &raw mut graph)) };
+        call.worker.captures.end(stream.0);
+        if ended == CUresult::SUCCESS {
+            // SAFETY: the graph was made just now and is nobody's.
+            let _ = unsafe { vgpu_driver::call!(driver, cuGraphDestroy(graph)) };
+        }
         return Err(CUresult::STREAM_CAPTURE_WRONG_THREAD);
     }
     let function = driver.cuStreamEndCapture.ok_or(CUresult::NOT_SUPPORTED)?;
