@@ -416,3 +416,181 @@ fn a_host_function_runs_in_the_client_and_the_stream_waits() {
     client.channel.acknowledge(position);
     client.reach(stamp);
 }
+
+#[test]
+fn a_graph_of_added_nodes_runs_and_shows_its_parameters() {
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    client.retain();
+    let (_, module) = client.load_module(KERNEL);
+    let function = client.function(module, "add").handle;
+    let (src, dst) = (client.alloc(128), client.alloc(128));
+    let graph: wire::cuGraphCreate::Reply =
+        client.ask(call::cuGraphCreate, &[&0_u64.to_le_bytes()]);
+    let graph = graph.graph.0;
+    let add = |dependencies: &[u64]| AddNode {
+        graph,
+        count: dependencies.len() as u32,
+        ..AddNode::default()
+    };
+    let fill = [src, 0, 4 << 32 | 5, 32, 1];
+    let filled: u64 = client.ask(
+        call::cuGraphAddMemsetNode,
+        &[add(&[]).as_bytes(), fill.as_bytes()],
+    );
+    let mut params = Vec::new();
+    params.extend(dst.to_le_bytes());
+    params.extend(src.to_le_bytes());
+    params.extend(7_u32.to_le_bytes());
+    let launch = Launch {
+        function,
+        grid: [1; 3],
+        block: [32, 1, 1],
+        params_len: params.len() as u32,
+        ..Launch::default()
+    };
+    let kernel: u64 = client.ask(
+        call::cuGraphAddKernelNode_v2,
+        &[
+            add(&[filled]).as_bytes(),
+            filled.as_bytes(),
+            launch.as_bytes(),
+            &params,
+        ],
+    );
+    // A node that is none.
+    client.refused(
+        call::cuGraphAddEmptyNode,
+        &[add(&[1]).as_bytes(), &0x40_u64.to_le_bytes()],
+    );
+    // Parameters come back as they went.
+    let (status, shown) = client.call(call::cuGraphKernelNodeGetParams_v2, &[kernel.as_bytes()]);
+    assert_eq!(status, CUresult::SUCCESS);
+    let (header, shown) = Launch::read_from_prefix(&shown).unwrap();
+    assert_eq!((header.function, header.block), (function, [32, 1, 1]));
+    assert_eq!(shown, params);
+    // So do the nodes.
+    let room = client.share(&[0; 64]);
+    let list = ListRequest {
+        object: graph,
+        out: room,
+        extra: 0,
+    };
+    let nodes: ListReply = client.ask(call::cuGraphGetNodes, &[list.as_bytes()]);
+    assert_eq!(nodes.count, 2);
+    let listed = client.read(room);
+    assert!(listed.chunks(8).any(|node| node == kernel.as_bytes()));
+
+    let exec: wire::cuGraphInstantiateWithFlags::Reply = client.ask(
+        call::cuGraphInstantiateWithFlags,
+        &[graph.as_bytes(), &0_u64.to_le_bytes()],
+    );
+    client.post(
+        call::cuGraphLaunch,
+        0,
+        &[exec.exec.as_bytes(), &0_u64.to_le_bytes()],
+    );
+    let result = client.share(&[0; 128]);
+    let copy = CopyOut {
+        dst: result.addr,
+        src: dst,
+        len: 128,
+        stream: 0,
+    };
+    client.post(call::cuMemcpyDtoHAsync_v2, 0, &[copy.as_bytes()]);
+    client.flush(0);
+    assert_eq!(client.read(result), 12_u32.to_le_bytes().repeat(32));
+    // Nodes die with their graph.
+    client.ask::<wire::cuGraphDestroy::Reply>(call::cuGraphDestroy, &[graph.as_bytes()]);
+    client.refused(call::cuGraphKernelNodeGetParams_v2, &[kernel.as_bytes()]);
+}
+
+#[test]
+fn code_that_prints_switches_to_real_synchronisation_and_its_text_arrives() {
+    const PRINTING: &[u8] = b".version 8.0
+.target sm_80
+.address_size 64
+.extern .func (.param .b32 result) vprintf(.param .b64 format, .param .b64 arguments);
+.global .align 1 .b8 text[7] = {104, 101, 108, 108, 111, 10, 0};
+.visible .entry hello()
+{
+    .reg .b64 %rd<4>;
+    .reg .b32 %r<4>;
+    mov.u64 %rd1, text;
+    cvta.global.u64 %rd2, %rd1;
+    mov.u64 %rd3, 0;
+    {
+    .param .b64 param0;
+    st.param.b64 [param0+0], %rd2;
+    .param .b64 param1;
+    st.param.b64 [param1+0], %rd3;
+    .param .b32 retval0;
+    call.uni (retval0), vprintf, (param0, param1);
+    ld.param.b32 %r1, [retval0+0];
+    }
+    ret;
+}
+";
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    client.retain();
+    assert_eq!(client.channel.features(), 0);
+    let (status, module) = client.load_module(PRINTING);
+    assert_eq!(status, CUresult::SUCCESS);
+    assert_eq!(
+        client.channel.features(),
+        vgpu_channel::control::FEATURE_REAL_SYNC
+    );
+    let launch = Launch {
+        function: client.function(module, "hello").handle,
+        grid: [1; 3],
+        block: [1; 3],
+        ..Launch::default()
+    };
+    client.post(call::cuLaunchKernel, 0, &[launch.as_bytes()]);
+    assert_eq!(
+        client.call(call::cuCtxSynchronize, &[]).0,
+        CUresult::SUCCESS
+    );
+    // The text is there before the synchronisation returns.
+    let mut text = [0; 64];
+    let len = client.channel.output().read(&mut text);
+    assert_eq!(&text[..len], b"hello\n");
+}
+
+#[test]
+fn non_blocking_streams_wait_for_posted_copies() {
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    client.retain();
+    let stream: wire::cuStreamCreate::Reply =
+        client.ask(call::cuStreamCreate, &[&1_u64.to_le_bytes()]);
+    let stream = stream.stream.0;
+    let dptr = client.alloc(4096);
+    let result = client.share(&[0; 8]);
+    for round in 1..200_u64 {
+        // Something slow before the copy.
+        let mut fill = wire::cuMemsetD8Async::Args::new_zeroed();
+        (fill.dst, fill.count) = (Word(dptr), Word(4096));
+        client.post(call::cuMemsetD8Async, 0, &[fill.as_bytes()]);
+        let copy = CopyIn {
+            dst: dptr,
+            len: 8,
+            ..CopyIn::default()
+        };
+        client.post(
+            call::cuMemcpyHtoDAsync_v2,
+            0,
+            &[copy.as_bytes(), round.as_bytes()],
+        );
+        let copy = CopyOut {
+            dst: result.addr,
+            src: dptr,
+            len: 8,
+            stream,
+        };
+        client.post(call::cuMemcpyDtoHAsync_v2, 0, &[copy.as_bytes()]);
+        client.flush(stream);
+        assert_eq!(client.read(result), round.as_bytes());
+    }
+}
