@@ -172,9 +172,12 @@ fn native_side(options: &Options, own: &Path) -> anyhow::Result<Side> {
                 format!("NVIDIA's libcuda.so.1 is in none of the usual places; name it with --native or {NATIVE_DRIVER}")
             })?,
     };
-    let library = library
-        .canonicalize()
-        .with_context(|| format!("there is no {}", library.display()))?;
+    if !library.exists() {
+        bail!("there is no {}", library.display());
+    }
+    // Not resolved further: what the driver loads lies beside the link, not beside its target.
+    let library = std::path::absolute(&library)
+        .with_context(|| format!("{} has no absolute path", library.display()))?;
     // The driver loads further libraries of its own by name: they must be found, and before
     // anything of ours that the path may hold.
     let folder = library.parent().unwrap_or(Path::new("/")).to_owned();
