@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vgpu_protocol::cuda::{
     CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CUDA_GRAPH_INSTANTIATE_PARAMS,
     CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUfunction,
-    CUgraph, CUgraphExec, CUgraphExecUpdateResultInfo, CUgraphNode, CUkernel, CUresult, CUstream,
+    CUgraph, CUgraphExec, CUgraphExecUpdateResultInfo, CUgraphNode, CUkernel, CUresult,
 };
 use vgpu_protocol::wire::{
     self, AddNode, AttributeReply, HostFunc, Launch, ListReply, ListRequest, Result as _,
@@ -521,7 +521,8 @@ pub fn get_kernel(call: &mut Call<'_>) -> Outcome {
         .min(call.reply_room().saturating_sub(size_of::<Launch>()));
     call.reply(&Launch {
         function: handle,
-        stream: CUstream::default().0,
+        // The field is free in this reply: the kernel behind the function, if the driver says.
+        stream: params.kernel.0,
         grid: params.grid,
         block: params.block,
         dynamic_shared: params.dynamic_shared,

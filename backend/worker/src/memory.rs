@@ -20,7 +20,9 @@ fn allocate(
     let mut dptr = CUdeviceptr::NULL;
     match ask(call, &mut dptr).and_then(|held| call.worker.placed(dptr.0).map(|()| held)) {
         Ok(held) => {
-            call.worker.quota.keep(dptr.0, held, call.request.header.scope);
+            call.worker
+                .quota
+                .keep(dptr.0, held, call.request.header.scope);
             Ok(dptr)
         }
         Err(error) => {

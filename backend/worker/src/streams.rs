@@ -122,7 +122,8 @@ pub fn end_capture(call: &mut Call<'_>) -> Outcome {
         // As measured: the attempt ends the capture, and its own thread finds none any more.
         let mut graph = CUgraph::NULL;
         // SAFETY: the stream is live, the result has room.
-        let ended = unsafe { vgpu_driver::call!(driver, cuStreamEndCapture(stream, &raw mut graph)) };
+        let ended =
+            unsafe { vgpu_driver::call!(driver, cuStreamEndCapture(stream, &raw mut graph)) };
         call.worker.captures.end(stream.0);
         if ended == CUresult::SUCCESS {
             // SAFETY: the graph was made just now and is nobody's.

@@ -27,6 +27,8 @@ pub struct Info {
     pub handle: u64,
     /// Whether it is a `CUkernel`.
     pub is_kernel: bool,
+    /// The kernel it was made from, or null.
+    pub kernel: CUkernel,
     /// Module or library it came from.
     pub container: u64,
     /// Its name, if it was looked up by name.
@@ -107,6 +109,42 @@ pub fn enter(
     container: u64,
     name: Option<CString>,
 ) -> Result<u64, CUresult> {
+    enter_from(
+        client,
+        reply,
+        if is_kernel {
+            Origin::Kernel
+        } else {
+            Origin::Module
+        },
+        container,
+        name,
+    )
+}
+
+/// Where a function comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A module: a `CUfunction`.
+    Module,
+    /// A library: it is a `CUkernel` itself.
+    Kernel,
+    /// A `CUfunction` made from this kernel.
+    Made(CUkernel),
+}
+
+/// As [`enter`], for every origin.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_from(
+    client: &Client,
+    reply: &[u8],
+    origin: Origin,
+    container: u64,
+    name: Option<CString>,
+) -> Result<u64, CUresult> {
+    let is_kernel = origin == Origin::Kernel;
     let (head, mut rest) = read_prefix::<FunctionReply>(reply).ok_or(CUresult::UNKNOWN)?;
     if let Some(known) = FUNCTIONS
         .read()
@@ -153,6 +191,10 @@ pub fn enter(
     let info = Arc::new(Info {
         handle: head.handle,
         is_kernel,
+        kernel: match origin {
+            Origin::Made(kernel) => kernel,
+            Origin::Module | Origin::Kernel => CUkernel::NULL,
+        },
         container,
         name,
         params: layout_known.then(|| params.into_boxed_slice()),

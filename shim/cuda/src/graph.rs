@@ -624,8 +624,10 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
             extra: core::ptr::null_mut(),
             kernel: if info.is_kernel {
                 CUkernel(head.function)
+            } else if head.stream != 0 {
+                CUkernel(head.stream)
             } else {
-                CUkernel::NULL
+                info.kernel
             },
             ctx: CUcontext::NULL,
         },

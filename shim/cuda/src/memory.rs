@@ -413,6 +413,10 @@ mod attribute {
     pub const IS_HW_DECOMPRESS_CAPABLE: u32 = 21;
 }
 
+/// What [`known_attribute`] says of an attribute it does not know, as opposed to one that this kind
+/// of memory lacks.
+const UNKNOWN_ATTRIBUTE: CUresult = CUresult::NOT_SUPPORTED;
+
 /// Writes a value of its own width to an untyped pointer.
 ///
 /// # Safety
@@ -463,7 +467,10 @@ unsafe fn known_attribute(
             attribute::ALLOWED_HANDLE_TYPES => put(data, 0_u64),
             attribute::ACCESS_FLAGS => put(data, 3_u32),
             attribute::MEMPOOL_HANDLE => put(data, 0_u64),
-            _ => return Err(CUresult::NOT_SUPPORTED),
+            other => {
+                crate::log::line(format_args!("pointer attribute {other} is not supported"));
+                return Err(CUresult::NOT_SUPPORTED);
+            }
         }
     }
     Ok(())
@@ -484,7 +491,10 @@ pub unsafe fn cuPointerGetAttribute(
     }
     let range = find_or_ask(client, ptr.0).ok_or(CUresult::INVALID_VALUE)?;
     // SAFETY: the caller's contract.
-    unsafe { known_attribute(which, data, ptr.0, &range) }
+    match unsafe { known_attribute(which, data, ptr.0, &range) } {
+        Err(UNKNOWN_ATTRIBUTE) => Err(CUresult::INVALID_VALUE),
+        known => known,
+    }
 }
 
 /// `cuPointerGetAttributes`: for memory CUDA does not know, zeros and success.
@@ -515,7 +525,7 @@ pub unsafe fn cuPointerGetAttributes(
             };
             match found {
                 Ok(()) => {}
-                Err(CUresult::NOT_SUPPORTED) => return Err(CUresult::NOT_SUPPORTED),
+                Err(UNKNOWN_ATTRIBUTE) => return Err(CUresult::INVALID_VALUE),
                 Err(_) => unknown_attribute(which, to),
             }
         }

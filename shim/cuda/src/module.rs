@@ -291,16 +291,15 @@ pub unsafe fn cuKernelGetFunction(out: *mut CUfunction, kernel: CUkernel) -> Res
         &[args.as_bytes()],
         &mut buffer,
     )?;
-    write(
-        out,
-        CUfunction(function::enter(
-            client,
-            &buffer[..len],
-            false,
-            info.container,
-            info.name.clone(),
-        )?),
-    )
+    let origin = function::Origin::Made(kernel);
+    let handle = function::enter_from(
+        client,
+        &buffer[..len],
+        origin,
+        info.container,
+        info.name.clone(),
+    )?;
+    write(out, CUfunction(handle))
 }
 
 /// Looks up a variable, enters it as device memory and stores what the caller wants of it.

@@ -53,7 +53,11 @@ static void there_and_back(CUdeviceptr a, CUdeviceptr b, CUstream stream, size_t
 static void memsets(CUdeviceptr d, CUstream stream) {
     Bytes out(4096);
     auto read = [&] { CU(cuMemcpyDtoH(out.data(), d, out.size())); };
-    auto clear = [&] { CU(cuMemsetD8(d, 0, out.size())); };
+    // The fill is asynchronous to the host, and the streams used here do not wait for the legacy one.
+    auto clear = [&] {
+        CU(cuMemsetD8(d, 0, out.size()));
+        CU(cuStreamSynchronize(nullptr));
+    };
     for (size_t count : {size_t(0), size_t(1), size_t(3), size_t(64), size_t(1001)}) {
         clear();
         CU(cuMemsetD8(d + 5, 0xab, count));

@@ -107,7 +107,7 @@ macro_rules! cuda_calls {
         65 call/lane/safe hand/hand cuModuleGetGlobal_v2 @3020 (dptr: raw *mut CUdeviceptr, bytes: raw *mut usize, module: live CUmodule, name: raw *const c_char);
         66 call/issuer/safe auto/auto cuModuleGetFunctionCount @12040 (count: out u32, module: live CUmodule);
         67 call/lane/safe hand/hand cuModuleEnumerateFunctions @12040 (functions: raw *mut CUfunction, count: val u32, module: live CUmodule);
-        68 call/lane/unsafe hand/hand cuLibraryLoadData @12000 (library: new CUlibrary, code: raw *const c_void, jit_options: raw *mut u32, jit_values: raw *mut *mut c_void, jit_count: val u32, options: raw *mut u32, values: raw *mut *mut c_void, count: val u32);
+        68 call/lane/safe hand/hand cuLibraryLoadData @12000 (library: new CUlibrary, code: raw *const c_void, jit_options: raw *mut u32, jit_values: raw *mut *mut c_void, jit_count: val u32, options: raw *mut u32, values: raw *mut *mut c_void, count: val u32);
         69 host/guest/safe hand/none cuLibraryLoadFromFile @12000 (library: raw *mut CUlibrary, path: raw *const c_char, jit_options: raw *mut u32, jit_values: raw *mut *mut c_void, jit_count: val u32, options: raw *mut u32, values: raw *mut *mut c_void, count: val u32);
         70 call/lane/unsafe hand/hand cuLibraryUnload @12000 (library: end CUlibrary);
         71 call/lane/safe hand/hand cuLibraryGetKernel @12000 (kernel: new CUkernel, library: live CUlibrary, name: raw *const c_char);

@@ -40,7 +40,7 @@
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
 //! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
-//! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`], parameters |
+//! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`] (`stream` holds the `CUkernel`, if known), parameters |
 
 use crate::cuda::Scalar;
 use core::mem::size_of;
