@@ -22,6 +22,15 @@
         (void)cudaGetLastError();                                                                     \
     } while (0)
 
+// What the loaded libcudart (which need not be the one a program was built against) reports for a launch whose grid or
+// block no device takes. The driver's answer is CUDA_ERROR_INVALID_VALUE; the runtimes before 13 turn it into an error of
+// their own, 13 hands it on.
+inline cudaError_t error_of_an_impossible_shape() {
+    int version = 0;
+    if (cudaRuntimeGetVersion(&version) != cudaSuccess) std::abort();
+    return version >= 13000 ? cudaErrorInvalidValue : cudaErrorInvalidConfiguration;
+}
+
 // Stops with SKIP when the device says honestly that it cannot do this.
 #define RT_OR_SKIP(call)                                                                              \
     do {                                                                                              \

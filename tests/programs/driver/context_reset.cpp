@@ -1,5 +1,6 @@
 // Resetting the primary context: its memory, pinned buffers, modules and streams are gone; the handle stays current but
-// refuses work until it is retained again; then everything works anew.
+// refuses work until it is retained again; then everything works anew. A reset gives back no reference: every retain,
+// before or after it, needs its own release, and the context ends with the last of them.
 // rules: 16 19
 #include "../common/driver.h"
 
@@ -47,7 +48,14 @@ int main() {
         CU_IS(cuMemFreeHost(pinned), CUDA_ERROR_INVALID_VALUE);
         CU_IS(cuMemHostGetFlags(&flags, pinned), CUDA_ERROR_INVALID_VALUE);
         use(again);
+        // Two references: the one of before the reset still counts.
         CU(cuDevicePrimaryCtxRelease(device));
+        CU(cuDevicePrimaryCtxGetState(device, &flags, &active));
+        REQUIRE(active == 1, "round %d: the reset gave back the reference taken before it", round);
+        use(again);
+        CU(cuDevicePrimaryCtxRelease(device));
+        CU(cuDevicePrimaryCtxGetState(device, &flags, &active));
+        REQUIRE(active == 0, "round %d: still active after as many releases as retains", round);
     }
     // The last release ends it as a reset does.
     CU(cuDevicePrimaryCtxRetain(&context, device));

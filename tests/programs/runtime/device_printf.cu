@@ -15,19 +15,23 @@ __global__ void count(int from) {
     for (int i = 0; i < 3; ++i) printf("line %d\n", from + i);
 }
 
-__global__ void one_per_thread(int *total) {
-    int n = printf("t\n");
-    atomicAdd(total, n);
+// A kernel's printf returns the number of its arguments, not of the characters: 0 without any.
+__global__ void without_arguments(int *total) {
+    atomicAdd(total, printf("t\n"));
+}
+
+__global__ void two_arguments(int *total) {
+    atomicAdd(total, printf("%d of %s\n", 2, "two"));
 }
 
 int main() {
     cudaStream_t stream;
     cudaEvent_t event;
-    int *word, value = 0;
+    int *words, totals[2] = {7, 7};
     RT(cudaStreamCreate(&stream));
     RT(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    RT(cudaMalloc(&word, sizeof value));
-    RT(cudaMemset(word, 0, sizeof value));
+    RT(cudaMalloc(&words, sizeof totals));
+    RT(cudaMemset(words, 0, sizeof totals));
     std::printf("host: begin\n");
     std::fflush(stdout);
     say<<<1, 1>>>(1);
@@ -44,12 +48,15 @@ int main() {
     std::printf("host: after cudaEventSynchronize\n");
     std::fflush(stdout);
     count<<<1, 1>>>(30);
-    RT(cudaMemcpy(&value, word, sizeof value, cudaMemcpyDeviceToHost));
+    RT(cudaMemcpy(totals, words, sizeof totals, cudaMemcpyDeviceToHost));
     std::printf("host: after cudaMemcpy\n");
     std::fflush(stdout);
-    one_per_thread<<<2, 32>>>(word);
-    RT(cudaMemcpy(&value, word, sizeof value, cudaMemcpyDeviceToHost));
-    REQUIRE(value > 0, "printf returned %d in all", value);
+    // Two kernels, for the lines of one's threads come in no particular order.
+    without_arguments<<<2, 32>>>(&words[0]);
+    two_arguments<<<2, 32>>>(&words[1]);
+    RT(cudaMemcpy(totals, words, sizeof totals, cudaMemcpyDeviceToHost));
+    REQUIRE(totals[0] == 0, "64 printfs without arguments returned %d in all", totals[0]);
+    REQUIRE(totals[1] == 128, "64 printfs with two arguments returned %d in all", totals[1]);
     RT(cudaDeviceSynchronize());
     return PASS();
 }

@@ -20,6 +20,8 @@ __global__ void shared_user(unsigned *out) {
 }
 
 static unsigned *word;
+// What the loaded libcudart makes of the driver's CUDA_ERROR_INVALID_VALUE for an impossible grid or block.
+static cudaError_t impossible_shape;
 
 static void still_usable(unsigned value) {
     unsigned host = 0;
@@ -39,15 +41,16 @@ static void still_usable(unsigned value) {
     } while (0)
 
 int main() {
+    impossible_shape = error_of_an_impossible_shape();
     RT(cudaMalloc(&word, sizeof(unsigned)));
     // The very first launch of a kernel reports its bad configuration at once, not later.
-    LAUNCH_FAILS((store<<<1, 2048>>>(word, 1u)), cudaErrorInvalidConfiguration);
+    LAUNCH_FAILS((store<<<1, 2048>>>(word, 1u)), impossible_shape);
     still_usable(1);
     // So does one after a hundred good launches of the same kernel.
     for (int i = 0; i < 100; ++i) store<<<1, 32>>>(word, 2u);
-    LAUNCH_FAILS((store<<<1, dim3(1, 1, 128)>>>(word, 1u)), cudaErrorInvalidConfiguration);
-    LAUNCH_FAILS((store<<<dim3(1, 70000), 32>>>(word, 1u)), cudaErrorInvalidConfiguration);
-    LAUNCH_FAILS((store<<<0, 32>>>(word, 1u)), cudaErrorInvalidConfiguration);
+    LAUNCH_FAILS((store<<<1, dim3(1, 1, 128)>>>(word, 1u)), impossible_shape);
+    LAUNCH_FAILS((store<<<dim3(1, 70000), 32>>>(word, 1u)), impossible_shape);
+    LAUNCH_FAILS((store<<<0, 32>>>(word, 1u)), impossible_shape);
     LAUNCH_FAILS((shared_user<<<1, 32, 1 << 20>>>(word)), cudaErrorInvalidValue);
     still_usable(3);
     // More dynamic shared memory than the default needs the attribute first.
