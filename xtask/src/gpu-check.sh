@@ -91,6 +91,7 @@ echo "native: $native_pass passed; shim: $shim_pass passed, $worse failed, $skip
 
 if [ -x "$here/bin/vgpu-bench" ] && [ "$what" = both ] && [ -z "$part" ]; then
     LD_LIBRARY_PATH=$here/lib VGPU_SOCKET=$work/vgpu.sock VGPU_NATIVE_DRIVER=$driver/libcuda.so.1 \
-        timeout -k 5 300 "$here/bin/vgpu-bench" 2>&1 | tee "$out/bench.log"
+        timeout -k 5 300 "$here/bin/vgpu-bench" compare --rounds "${ROUNDS:-3}" --raw "$out/bench.tsv" --markdown "$out/bench.md" 2>&1 |
+        tee "$out/bench.log"
 fi
 [ "$worse" -eq 0 ]

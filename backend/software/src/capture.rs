@@ -352,9 +352,9 @@ pub(crate) fn begin(stream: &Stream, mode: u32) -> Outcome {
 ///
 /// # Errors
 /// `ILLEGAL_STATE` if the stream is not capturing; `STREAM_CAPTURE_UNMATCHED` in a stream it did
-/// not begin in and `STREAM_CAPTURE_WRONG_THREAD` in a thread it did not begin in, which only
-/// invalidate it; `STREAM_CAPTURE_INVALIDATED` and `STREAM_CAPTURE_UNJOINED`, which end it without
-/// a graph.
+/// not begin in, which only invalidates it; `STREAM_CAPTURE_WRONG_THREAD` in a thread it did not
+/// begin in, `STREAM_CAPTURE_INVALIDATED` and `STREAM_CAPTURE_UNJOINED`, which end it without a
+/// graph.
 pub(crate) fn end(stream: &Stream) -> Outcome<CUgraph> {
     let mut registry = REGISTRY.lock();
     let member = registry.members.get(&stream.key);
@@ -367,7 +367,9 @@ pub(crate) fn end(stream: &Stream) -> Outcome<CUgraph> {
     }
     let foreign = capture.thread != current::thread();
     if foreign && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED {
-        capture.valid = false;
+        if let Some(ended) = registry.remove(id) {
+            crate::graph::destroy(ended.graph.handle)?;
+        }
         return Err(CUresult::STREAM_CAPTURE_WRONG_THREAD);
     }
     let valid = capture.valid;

@@ -283,9 +283,8 @@ pub(crate) fn release_primary() -> Outcome {
 /// Ends the primary context whoever holds it.
 pub(crate) fn reset_primary() {
     let ended = {
-        let mut primary = PRIMARY.lock();
-        primary.references = 0;
-        primary.active.take()
+        // The references stay, as measured on a driver: as many releases are still due.
+        PRIMARY.lock().active.take()
     };
     if let Some(context) = ended {
         context.end();

@@ -66,7 +66,7 @@ fn release_one(call: &mut Call<'_>, device: CUdevice, ctx: u64) -> Outcome {
     // SAFETY: a device of this driver.
     let result = call.result(unsafe { function(device) });
     if result.is_ok() {
-        registrar.release(device.0, false);
+        registrar.release(device.0);
         if last {
             died(call, ctx);
         }
@@ -90,7 +90,6 @@ pub fn reset(call: &mut Call<'_>) -> Outcome {
     call.thread.forget_current();
     // SAFETY: a device of this driver.
     let result = call.result(unsafe { function(device) });
-    call.worker.registrar.release(device.0, true);
     died(call, ctx);
     result
 }

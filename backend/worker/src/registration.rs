@@ -63,11 +63,12 @@ impl Registrar {
         lock(&self.state).retained.get(&device) == Some(&1)
     }
 
-    /// Counts a release of a device's primary context, or with `all` a reset.
-    pub fn release(&self, device: i32, all: bool) {
+    /// Counts a release of a device's primary context. A reset is none: the references stay, as
+    /// measured on the driver.
+    pub fn release(&self, device: i32) {
         let mut state = lock(&self.state);
         if let Some(count) = state.retained.get_mut(&device) {
-            *count = if all { 0 } else { count.saturating_sub(1) };
+            *count = count.saturating_sub(1);
         }
     }
 

@@ -366,8 +366,8 @@ impl Client {
         self.device(dev).map(|device| CUdevice(device.ordinal))
     }
 
-    /// Changes the count of the program's references to a primary context by `by` (`i32::MIN` drops
-    /// all) and gives the count before.
+    /// Changes the count of the program's references to a primary context and gives the count before.
+    /// A reset leaves the count as it is, as measured on the driver.
     pub fn retained(&self, dev: CUdevice, by: i32) -> u32 {
         let Ok(device) = self.device(dev) else {
             return 0;
@@ -375,11 +375,7 @@ impl Client {
         device
             .retained
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                Some(if by == i32::MIN {
-                    0
-                } else {
-                    count.saturating_add_signed(by)
-                })
+                Some(count.saturating_add_signed(by))
             })
             .unwrap_or(0)
     }

@@ -388,7 +388,6 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> Result<(), CUresult> 
         &[args.as_bytes()],
         &mut [],
     )?;
-    client.retained(dev, i32::MIN);
     forget(handle);
     Ok(())
 }

@@ -10,6 +10,9 @@
 
 TEST("full_streams");
 
+// Posts that a held stream takes before it may hold its poster up.
+static constexpr unsigned kHeldUp = 850;
+
 static std::atomic<bool> release_function{false};
 
 static void hold(void *) {
@@ -71,7 +74,7 @@ int main(int argc, char **argv) {
     std::atomic<unsigned> posted{0};
     std::thread filler([&] { fill_blocked_stream(words, &posted); });
     // Enough posts that the driver's own queue may be full by now.
-    while (posted.load() < 900) std::this_thread::yield();
+    while (posted.load() < kHeldUp) std::this_thread::yield();
     work_on_lively_stream(words + 4);
     release_function.store(true);
     filler.join();
@@ -87,7 +90,7 @@ int main(int argc, char **argv) {
         CU(waits);
         posted.store(0);
         std::thread again([&] { fill_blocked_stream(words, &posted); });
-        while (posted.load() < 900) std::this_thread::yield();
+        while (posted.load() < kHeldUp) std::this_thread::yield();
         work_on_lively_stream(words + 4);
         CU(cuStreamWriteValue32(lively, words + 32, 1, CU_STREAM_WRITE_VALUE_DEFAULT));
         again.join();

@@ -98,9 +98,9 @@ macro_rules! cuda_calls {
         57 call/issuer/safe auto/auto cuCtxDisablePeerAccess @4000 (peer: live CUcontext);
         // Modules, libraries, functions.
         58 host/guest/safe hand/none cuModuleLoad @2000 (module: raw *mut CUmodule, path: raw *const c_char);
-        59 call/lane/unsafe hand/hand cuModuleLoadData @2000 (module: new CUmodule, image: raw *const c_void);
-        60 call/lane/unsafe hand/hand cuModuleLoadDataEx @2010 (module: new CUmodule, image: raw *const c_void, count: val u32, options: raw *mut u32, values: raw *mut *mut c_void);
-        61 local/guest/unsafe hand/none cuModuleLoadFatBinary @2000 (module: raw *mut CUmodule, image: raw *const c_void);
+        59 call/lane/safe hand/hand cuModuleLoadData @2000 (module: new CUmodule, image: raw *const c_void);
+        60 call/lane/safe hand/hand cuModuleLoadDataEx @2010 (module: new CUmodule, image: raw *const c_void, count: val u32, options: raw *mut u32, values: raw *mut *mut c_void);
+        61 local/guest/safe hand/none cuModuleLoadFatBinary @2000 (module: raw *mut CUmodule, image: raw *const c_void);
         62 call/lane/unsafe hand/hand cuModuleUnload @2000 (module: end CUmodule);
         63 local/guest/safe hand/none cuModuleGetLoadingMode @11070 (mode: out u32);
         64 call/lane/safe hand/hand cuModuleGetFunction @2000 (function: new CUfunction, module: live CUmodule, name: raw *const c_char);

@@ -45,15 +45,16 @@ fn no_logs() -> Outcome<Logs> {
 }
 
 entries! {
-    uncaptured fn cuModuleLoadData(out module: CUmodule, val image: *const c_void) {
+    // Loading code is no work of any stream: drivers allow it during captures.
+    ready fn cuModuleLoadData(out module: CUmodule, val image: *const c_void) {
         load_module(&module, image, &no_logs()?)
     }
 
-    uncaptured fn cuModuleLoadFatBinary(out module: CUmodule, val image: *const c_void) {
+    ready fn cuModuleLoadFatBinary(out module: CUmodule, val image: *const c_void) {
         load_module(&module, image, &no_logs()?)
     }
 
-    uncaptured fn cuModuleLoadDataEx(
+    ready fn cuModuleLoadDataEx(
         out module: CUmodule, val image: *const c_void, val count: u32, list options: u32,
         val values: *mut *mut c_void,
     ) {
@@ -102,7 +103,7 @@ entries! {
         functions.put_all(handles, count as usize)
     }
 
-    uncaptured fn cuLibraryLoadData(
+    ready fn cuLibraryLoadData(
         out library: CUlibrary, val code: *const c_void, list jit_options: u32,
         val jit_values: *mut *mut c_void, val jit_count: u32, list options: u32,
         val values: *mut *mut c_void, val count: u32,

@@ -32,8 +32,9 @@ use zerocopy::{FromZeros, IntoBytes};
 const FLUSH_EVERY: u32 = 128;
 
 /// Spans of [`FLUSH_EVERY`] commands that may be in flight. A driver's stream takes about a
-/// thousand commands before it blocks the issuing thread, which must not happen.
-const SPANS_IN_FLIGHT: u32 = 4;
+/// thousand commands before it blocks the issuing thread, which must not happen; programs that hold
+/// a stream up and post behind it count on several hundred (900 fit on an H100).
+const SPANS_IN_FLIGHT: u32 = 7;
 
 /// Which stream handle 0 means: plain exports say legacy, `_ptsz`/`_ptds` exports per-thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
