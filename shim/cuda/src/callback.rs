@@ -23,20 +23,7 @@ pub fn start_dispatcher(client: &'static Client) -> Result<(), CUresult> {
     if RUNNING.swap(true, Ordering::AcqRel) {
         return Ok(());
     }
-    // The program's signals are not for this thread: block them before it starts.
-    // SAFETY: plain signal set operations on locals.
-    let started = unsafe {
-        let mut all: libc::sigset_t = core::mem::zeroed();
-        let mut before: libc::sigset_t = core::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        let started = std::thread::Builder::new()
-            .name("vgpu-callbacks".to_owned())
-            .spawn(move || dispatch(client));
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
-        started
-    };
-    started.map(|_| ()).map_err(|error| {
+    thread::spawn_quiet("vgpu-callbacks", move || dispatch(client)).map_err(|error| {
         RUNNING.store(false, Ordering::Release);
         log::line(format_args!("no thread for host functions: {error}"));
         CUresult::OUT_OF_MEMORY

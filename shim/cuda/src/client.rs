@@ -15,7 +15,7 @@ use vgpu_channel::link::{Hello, LinkError};
 use vgpu_channel::ring::RecordHeader;
 use vgpu_channel::staging::{Staging, Words};
 use vgpu_channel::timeline;
-use vgpu_channel::wait::{SpinBudget, WaitError};
+use vgpu_channel::wait::{SpinBudget, WaitError, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
@@ -27,14 +27,14 @@ const DEFAULT_SOCKET: &str = "/run/vgpu/vgpu.sock";
 /// What `cuDriverGetVersion` says while nobody can be asked: the newest API this library knows.
 const OWN_VERSION: u32 = 13000;
 
-/// How long a thread spins on a timeline word before it asks the driver itself.
-const WORD_SPIN: Duration = Duration::from_micros(100);
+/// How long a thread spins on a timeline word before it looks whether the device has failed.
+const WORD_SPIN: Duration = Duration::from_millis(1);
 
 /// Slots of the ring, as a power of two, after which streams are brought up to date.
 const EPOCH_BITS: u32 = 28;
 
 /// Bytes of the staging ring for copies of pageable memory.
-const STAGING_BYTES: u64 = 16 << 20;
+const STAGING_BYTES: u64 = 24 << 20;
 
 /// CUDA variables the driver reads, sent to the worker. The shim itself answers
 /// `CUDA_VISIBLE_DEVICES` and `CUDA_LAUNCH_BLOCKING`; paths are never sent (`isolation.md` 13).
@@ -122,6 +122,8 @@ pub struct Client {
     devices: Vec<Device>,
     staging: Staging,
     word_spin: SpinBudget,
+    /// Whether a waiting thread may keep a CPU busy.
+    spare_cpus: bool,
     /// `VGPU_SYNC` or `CUDA_LAUNCH_BLOCKING`: every command waits for its end.
     synchronous: bool,
     /// Captures that this process has begun and not ended.
@@ -324,6 +326,7 @@ impl Client {
             devices,
             staging: Staging::new(staging, STAGING_BYTES),
             word_spin: SpinBudget::new(WORD_SPIN),
+            spare_cpus: usable_cpus() > 2,
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
             captures: AtomicU32::new(0),
@@ -643,6 +646,11 @@ impl Client {
         }
         self.sticky()?;
         Ok(false)
+    }
+
+    /// Whether there are CPUs to spin on.
+    pub fn may_spin(&self) -> bool {
+        self.spare_cpus
     }
 
     /// Waits until `reached`, but no longer than `limit`; whether it came true.

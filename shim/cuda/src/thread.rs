@@ -133,3 +133,23 @@ impl Thread {
         }
     }
 }
+
+/// Starts a thread of ours in the program's process, with all signals blocked: they are for the
+/// program's own threads.
+///
+/// # Errors
+/// The system's error.
+pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    // SAFETY: plain signal set operations on locals; a new thread inherits the mask.
+    unsafe {
+        let mut all: libc::sigset_t = core::mem::zeroed();
+        let mut before: libc::sigset_t = core::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let started = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
+        started.map(|_| ())
+    }
+}

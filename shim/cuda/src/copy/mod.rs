@@ -7,6 +7,7 @@
 //! * pageable destinations are written by the calling thread, after the device has filled staging:
 //!   nothing writes the program's memory behind its back (`semantics.md` 12).
 
+mod copiers;
 mod strided;
 
 pub use strided::*;
@@ -26,9 +27,6 @@ use zerocopy::IntoBytes;
 /// Bytes of pageable memory that are staged at a time: large enough that the device works at full
 /// speed on one piece while the CPU copies the next.
 const PIECE: u64 = 2 << 20;
-
-/// Pieces in flight towards the program's memory.
-const PIECES_IN_FLIGHT: usize = 4;
 
 /// Bytes of a copy whose staging waits for a later flush rather than asking for one of its own.
 const LAZY_STAGING: u64 = 64 << 10;
@@ -128,7 +126,7 @@ fn direct(
 
 /// Host to device.
 fn to_device(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: u64,
     src: u64,
@@ -170,7 +168,7 @@ fn to_device(
 }
 
 fn pageable_to_device(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: u64,
     src: Pageable,
@@ -200,50 +198,107 @@ fn pageable_to_device(
     }
     let mut offset = 0;
     while offset < len {
-        let piece = (len - offset).min(PIECE);
-        let chunk = stream::stage(client, piece)?;
-        // SAFETY: as above.
-        let bytes = unsafe { src.bytes(offset, piece) };
-        client
-            .channel()
-            .copy_in(chunk.address, bytes)
-            .map_err(|_| CUresult::UNKNOWN)?;
-        let args = CopyIn {
-            dst: dst + offset,
-            src: chunk.address,
-            len: piece,
-            stream: stream.handle.0,
-        };
-        let completion = if piece >= LAZY_STAGING {
-            Completion::Waited
-        } else {
-            Completion::Lazy
-        };
-        let sent = send(
-            client,
-            number::cuMemcpyHtoDAsync_v2,
-            stream,
-            &[args.as_bytes()],
-            known,
-            completion,
-        );
-        let staged = if known {
-            stream::unstage(client, &chunk, stream, sent, Until::Done)
-        } else {
-            // The driver accepted the destination; whether it is done is learnt the hard way.
-            let done = sent.and_then(|_| stream.synchronize(client, stream::Wait::of(stream.ctx)));
-            client.staging().release(chunk.ticket);
-            done.map(|()| 0)
-        };
-        staged?;
-        offset += piece;
+        let mut group = Vec::with_capacity(copiers::width());
+        while group.len() < copiers::width() && offset < len {
+            let piece = (len - offset).min(PIECE);
+            // More than one piece only if there is room right now: what is held must not wait for
+            // what is held.
+            let chunk = match group.is_empty() {
+                true => stream::stage(client, piece)?,
+                false => match client.staging().alloc(piece, client.channel()) {
+                    Some(chunk) => chunk,
+                    None => break,
+                },
+            };
+            group.push(Piece { chunk, offset });
+            offset += piece;
+        }
+        // SAFETY: the program's contract with the copy call: `len` bytes lie at the source.
+        let filled = unsafe { copy_group(client, src, &group, true) };
+        let mut sent = filled;
+        for piece in &group {
+            if sent.is_err() {
+                client.staging().release(piece.chunk.ticket);
+                continue;
+            }
+            sent = send_piece(client, stream, dst, piece, known);
+        }
+        sent?;
     }
     Ok(())
 }
 
+/// A staged piece of a larger copy.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    chunk: Chunk,
+    /// Where it belongs, in bytes from the start.
+    offset: u64,
+}
+
+/// Copies pieces between the program's memory and staging.
+///
+/// # Safety
+/// The program's memory reaches over all pieces, and is writable unless the copy goes inwards.
+unsafe fn copy_group(
+    client: &'static Client,
+    own: Pageable,
+    group: &[Piece],
+    inwards: bool,
+) -> Result<(), CUresult> {
+    let stretches: Vec<_> = group
+        .iter()
+        .map(|piece| copiers::Stretch {
+            own: own.0 + piece.offset,
+            shared: piece.chunk.address,
+            len: piece.chunk.len,
+            inwards,
+        })
+        .collect();
+    // SAFETY: the caller's contract; pieces do not overlap.
+    unsafe { copiers::copy_all(client, &stretches) }
+}
+
+/// Has the device take a filled piece.
+fn send_piece(
+    client: &Client,
+    stream: &State,
+    dst: u64,
+    piece: &Piece,
+    known: bool,
+) -> Result<(), CUresult> {
+    let chunk = &piece.chunk;
+    let args = CopyIn {
+        dst: dst + piece.offset,
+        src: chunk.address,
+        len: chunk.len,
+        stream: stream.handle.0,
+    };
+    let completion = if chunk.len >= LAZY_STAGING {
+        Completion::Waited
+    } else {
+        Completion::Lazy
+    };
+    let sent = send(
+        client,
+        number::cuMemcpyHtoDAsync_v2,
+        stream,
+        &[args.as_bytes()],
+        known,
+        completion,
+    );
+    if known {
+        return stream::unstage(client, chunk, stream, sent, Until::Done).map(|_| ());
+    }
+    // The driver accepted the destination; whether it is done is learnt the hard way.
+    let done = sent.and_then(|_| stream.synchronize(client, stream::Wait::of(stream.ctx)));
+    client.staging().release(chunk.ticket);
+    done
+}
+
 /// Device to host.
 fn to_host(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: u64,
     src: u64,
@@ -277,17 +332,16 @@ fn to_host(
     }
 }
 
-/// A piece on its way to the program's memory.
-#[derive(Debug)]
+/// Pieces on their way to the program's memory, and how to see that they have arrived.
+#[derive(Debug, Default)]
 struct Arriving {
-    chunk: Chunk,
-    offset: u64,
+    pieces: Vec<Piece>,
     stamp: u32,
     flushed: bool,
 }
 
 fn device_to_pageable(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: Pageable,
     src: u64,
@@ -295,94 +349,111 @@ fn device_to_pageable(
     known: bool,
 ) -> Result<(), CUresult> {
     refuse_in_capture(client, stream)?;
-    let mut arriving = std::collections::VecDeque::new();
+    // The device fills one group of pieces while the group before is copied out.
     let mut offset = 0;
-    let mut outcome = Ok(());
-    while outcome.is_ok() && (offset < len || !arriving.is_empty()) {
-        if offset < len && arriving.len() < PIECES_IN_FLIGHT {
-            let piece = (len - offset).min(PIECE);
-            outcome =
-                depart(client, stream, src + offset, offset, piece, known).map(|on_its_way| {
-                    arriving.push_back(on_its_way);
-                    offset += piece;
-                });
-        } else if let Some(piece) = arriving.pop_front() {
-            // SAFETY: the program's contract with the copy call: `len` bytes lie at the destination.
-            outcome = arrive(client, stream, &piece, unsafe {
-                dst.bytes_mut(piece.offset, piece.chunk.len)
-            });
+    let mut before = depart(client, stream, src, &mut offset, len, known, Room::Wait)?;
+    loop {
+        // What this thread holds must not wait for room that others hold likewise.
+        let next = depart(client, stream, src, &mut offset, len, known, Room::Now);
+        let arrived = finish(client, stream, before.stamp, before.flushed);
+        // SAFETY: the program's contract with the copy call: `len` bytes lie at the destination.
+        let copied =
+            arrived.and_then(|()| unsafe { copy_group(client, dst, &before.pieces, false) });
+        let failed = copied.is_err();
+        let next = next.and_then(|next| match copied {
+            Ok(()) => Ok(next),
+            Err(error) => {
+                abandon(client, stream, &next);
+                Err(error)
+            }
+        });
+        if failed {
+            abandon(client, stream, &before);
+        } else {
+            for piece in &before.pieces {
+                client.staging().release(piece.chunk.ticket);
+            }
+        }
+        before = next?;
+        if before.pieces.is_empty() {
+            if offset == len {
+                return Ok(());
+            }
+            before = depart(client, stream, src, &mut offset, len, known, Room::Wait)?;
         }
     }
-    if let Err(error) = outcome
-        && !arriving.is_empty()
-    {
-        // The device may still write these pieces: they are reused only when it no longer can.
-        let _ = stream.synchronize(client, stream::Wait::Sleep);
-        for piece in arriving {
-            client.staging().release(piece.chunk.ticket);
-        }
-        return Err(error);
-    }
-    outcome
 }
 
-/// Has the device fill a staged piece.
+/// Gives pieces back that the device may still be writing.
+fn abandon(client: &Client, stream: &State, arriving: &Arriving) {
+    // A context that has failed writes nothing any more either.
+    let _ = stream.synchronize(client, stream::Wait::Sleep);
+    for piece in &arriving.pieces {
+        client.staging().release(piece.chunk.ticket);
+    }
+}
+
+/// Whether to wait for room in the staging ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// For the first piece, if need be.
+    Wait,
+    /// No.
+    Now,
+}
+
+/// Has the device fill a group of pieces from `offset` on: as many as there is room for.
 fn depart(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     src: u64,
-    offset: u64,
+    offset: &mut u64,
     len: u64,
     known: bool,
+    room: Room,
 ) -> Result<Arriving, CUresult> {
-    let chunk = stream::stage(client, len)?;
-    let args = CopyOut {
-        dst: chunk.address,
-        src,
-        len,
-        stream: stream.handle.0,
-    };
-    let parts = [args.as_bytes()];
-    match send(
-        client,
-        number::cuMemcpyDtoHAsync_v2,
-        stream,
-        &parts,
-        known,
-        Completion::Waited,
-    ) {
-        Ok(stamp) => {
-            let flushed = known && stream.word_address().is_some();
-            Ok(Arriving {
-                chunk,
-                offset,
-                stamp,
-                flushed,
-            })
-        }
-        Err(error) => {
-            client.staging().release(chunk.ticket);
-            Err(error)
+    let mut group = Arriving::default();
+    while group.pieces.len() < copiers::width() && *offset < len {
+        let piece = (len - *offset).min(PIECE);
+        let chunk = match group.pieces.is_empty() && room == Room::Wait {
+            true => stream::stage(client, piece)?,
+            false => match client.staging().alloc(piece, client.channel()) {
+                Some(chunk) => chunk,
+                None => break,
+            },
+        };
+        let args = CopyOut {
+            dst: chunk.address,
+            src: src + *offset,
+            len: piece,
+            stream: stream.handle.0,
+        };
+        let parts = [args.as_bytes()];
+        match send(
+            client,
+            number::cuMemcpyDtoHAsync_v2,
+            stream,
+            &parts,
+            known,
+            Completion::Waited,
+        ) {
+            Ok(stamp) => {
+                group.pieces.push(Piece {
+                    chunk,
+                    offset: *offset,
+                });
+                group.stamp = stamp;
+                group.flushed = known && stream.word_address().is_some();
+                *offset += piece;
+            }
+            Err(error) => {
+                client.staging().release(chunk.ticket);
+                abandon(client, stream, &group);
+                return Err(error);
+            }
         }
     }
-}
-
-/// Waits for a staged piece and copies it out.
-fn arrive(
-    client: &Client,
-    stream: &State,
-    piece: &Arriving,
-    to: &mut [u8],
-) -> Result<(), CUresult> {
-    let done = finish(client, stream, piece.stamp, piece.flushed);
-    let copied = done.and_then(|()| {
-        client
-            .channel()
-            .copy_out(piece.chunk.address, to)
-            .map_err(|_| CUresult::UNKNOWN)
-    });
-    client.staging().release(piece.chunk.ticket);
-    copied
+    Ok(group)
 }
 
 /// Device to device. Natively this returns before the copy is done, whatever the name says.
@@ -419,7 +490,7 @@ fn on_device(
 
 /// Any direction, by what the addresses are.
 fn any(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: u64,
     src: u64,
@@ -492,7 +563,7 @@ macro_rules! copies {
 
 /// [`on_device`] with the signature of the others.
 fn between(
-    client: &Client,
+    client: &'static Client,
     stream: &State,
     dst: u64,
     src: u64,

@@ -36,6 +36,9 @@ const FLUSH_EVERY: u32 = 128;
 /// a stream up and post behind it count on several hundred (900 fit on an H100).
 const SPANS_IN_FLIGHT: u32 = 7;
 
+/// Rounds of spinning, a millisecond each, before a wait sleeps in the driver.
+const SPIN_ROUNDS: u32 = 8;
+
 /// Which stream handle 0 means: plain exports say legacy, `_ptsz`/`_ptds` exports per-thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NullStream {
@@ -387,7 +390,7 @@ impl State {
             }
             if default_wait == Wait::Spin {
                 let stamp = self.flush(client)?;
-                if client.spin_word(|| self.reached(client, stamp))? {
+                if self.spin(client, stamp)? {
                     return call::deliver(client);
                 }
             }
@@ -410,10 +413,29 @@ impl State {
         if self.word == 0 || client.real_sync_only() || client.capturing() {
             return self.synchronize(client, Wait::Sleep);
         }
-        if client.spin_word(|| self.reached(client, stamp))? {
+        if self.spin(client, stamp)? {
             return call::deliver(client);
         }
         self.synchronize(client, Wait::Sleep)
+    }
+
+    /// Spins on the word, as drivers do by default, with a look at the device's health every
+    /// millisecond (`semantics.md` 6). False when that has taken long enough for a sleep to be the
+    /// better way, at once where there is no CPU to spare.
+    fn spin(&self, client: &Client, stamp: u32) -> Result<bool, CUresult> {
+        for _ in 0..SPIN_ROUNDS {
+            if client.spin_word(|| self.reached(client, stamp))? {
+                return Ok(true);
+            }
+            if !client.may_spin() {
+                return Ok(false);
+            }
+            match self.query(client) {
+                Ok(()) | Err(CUresult::NOT_READY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether completion may be learnt from the word rather than from the driver.
