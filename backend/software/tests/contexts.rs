@@ -1,5 +1,6 @@
 //! The device and its contexts through the driver's table.
 
+#[macro_use]
 mod support;
 
 use std::ffi::{CStr, c_char, c_void};

@@ -1,5 +1,6 @@
 //! Stream capture and graphs through the driver's table.
 
+#[macro_use]
 mod support;
 
 use std::ffi::c_void;

@@ -1,5 +1,6 @@
 //! Modules, launches and faults through the driver's table.
 
+#[macro_use]
 mod support;
 
 use std::ffi::{CString, c_char, c_void};

@@ -1,5 +1,6 @@
 //! Memory, copies and fills through the driver's table.
 
+#[macro_use]
 mod support;
 
 use std::ffi::c_void;

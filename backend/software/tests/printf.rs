@@ -1,5 +1,6 @@
 //! What kernels print. Alone in its process, because it replaces the process's standard output.
 
+#[macro_use]
 mod support;
 
 use std::fs::File;

@@ -1,5 +1,6 @@
 //! Streams, events and host functions through the driver's table.
 
+#[macro_use]
 mod support;
 
 use std::ffi::c_void;

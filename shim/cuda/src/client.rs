@@ -3,6 +3,7 @@
 //! What every call passes through is [`entered`]: has `cuInit` succeeded, in this process and not
 //! in a parent it was forked from (`semantics.md` 20)?
 
+use crate::copy::copiers;
 use crate::{environment, log, stream, thread, visible};
 use core::ffi::c_void;
 use std::path::PathBuf;
@@ -124,6 +125,8 @@ pub struct Client {
     word_spin: SpinBudget,
     /// Whether a waiting thread may keep a CPU busy.
     spare_cpus: bool,
+    /// Threads that may share a large copy.
+    copy_width: usize,
     /// `VGPU_SYNC` or `CUDA_LAUNCH_BLOCKING`: every command waits for its end.
     synchronous: bool,
     /// Captures that this process has begun and not ended.
@@ -327,6 +330,7 @@ impl Client {
             staging: Staging::new(staging, STAGING_BYTES),
             word_spin: SpinBudget::new(WORD_SPIN),
             spare_cpus: usable_cpus() > 2,
+            copy_width: copiers::width(usable_cpus()),
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
             captures: AtomicU32::new(0),
@@ -646,6 +650,12 @@ impl Client {
         }
         self.sticky()?;
         Ok(false)
+    }
+
+    /// Threads that may share a large copy, the caller included. Settled when the process connected:
+    /// a thread that is bound to a CPU later says nothing about the process.
+    pub fn copy_width(&self) -> usize {
+        self.copy_width
     }
 
     /// Whether there are CPUs to spin on.

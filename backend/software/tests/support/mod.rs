@@ -22,7 +22,6 @@ pub static CUDA: LazyLock<Driver> = LazyLock::new(|| {
 });
 
 /// Calls a function and gives its result code.
-#[macro_export]
 macro_rules! cu {
     ($name:ident($($argument:expr),* $(,)?)) => {{
         let function = $crate::support::CUDA.$name.expect("a function of the driver");
@@ -32,10 +31,9 @@ macro_rules! cu {
 }
 
 /// Calls a function that must succeed.
-#[macro_export]
 macro_rules! ok {
     ($name:ident($($argument:expr),* $(,)?)) => {
-        assert_eq!($crate::cu!($name($($argument),*)), vgpu_protocol::cuda::CUresult::SUCCESS)
+        assert_eq!(cu!($name($($argument),*)), vgpu_protocol::cuda::CUresult::SUCCESS)
     };
 }
 

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use vgpu_channel::wait::usable_cpus;
 use vgpu_protocol::cuda::CUresult;
 
 /// Helpers beside the calling thread.
@@ -74,9 +73,13 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
 });
 static WORK: Condvar = Condvar::new();
 
-/// How many threads copy at once, the caller included.
-pub fn width() -> usize {
-    (usable_cpus() / 2).clamp(1, MOST_HELPERS + 1)
+/// How many threads may copy at once, the caller included, of a process that may use `cpus` CPUs.
+pub const fn width(cpus: usize) -> usize {
+    match cpus / 2 {
+        0 => 1,
+        half if half > MOST_HELPERS => MOST_HELPERS + 1,
+        half => half,
+    }
 }
 
 /// Copies all stretches, with helpers if there are CPUs for them, and returns when all are done.
@@ -90,26 +93,28 @@ pub unsafe fn copy_all(client: &'static Client, stretches: &[Stretch]) -> Result
     let Some((first, rest)) = stretches.split_first() else {
         return Ok(());
     };
+    if rest.is_empty() {
+        // SAFETY: the caller's contract.
+        return unsafe { first.copy(client) };
+    }
     let group = Arc::new(Group {
         left: AtomicUsize::new(rest.len()),
         failed: AtomicBool::new(false),
         owner: std::thread::current(),
     });
-    if !rest.is_empty() {
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.jobs
-            .extend(rest.iter().map(|stretch| (*stretch, Arc::clone(&group))));
-        let wanted = rest.len().min(width().saturating_sub(1));
-        while pool.helpers < wanted {
-            if thread::spawn_quiet("vgpu-copy", move || help(client)).is_err() {
-                // Without helpers the owner does it all.
-                break;
-            }
-            pool.helpers += 1;
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.jobs
+        .extend(rest.iter().map(|stretch| (*stretch, Arc::clone(&group))));
+    let wanted = rest.len().min(client.copy_width().saturating_sub(1));
+    while pool.helpers < wanted {
+        if thread::spawn_quiet("vgpu-copy", move || help(client)).is_err() {
+            // Without helpers the owner does it all.
+            break;
         }
-        drop(pool);
-        WORK.notify_all();
+        pool.helpers += 1;
     }
+    drop(pool);
+    WORK.notify_all();
     // SAFETY: the caller's contract.
     let mut outcome = unsafe { first.copy(client) };
     // What no helper has taken yet, the owner does.

@@ -7,7 +7,7 @@
 //! * pageable destinations are written by the calling thread, after the device has filled staging:
 //!   nothing writes the program's memory behind its back (`semantics.md` 12).
 
-mod copiers;
+pub mod copiers;
 mod strided;
 
 pub use strided::*;
@@ -198,8 +198,8 @@ fn pageable_to_device(
     }
     let mut offset = 0;
     while offset < len {
-        let mut group = Vec::with_capacity(copiers::width());
-        while group.len() < copiers::width() && offset < len {
+        let mut group = Vec::with_capacity(client.copy_width());
+        while group.len() < client.copy_width() && offset < len {
             let piece = (len - offset).min(PIECE);
             // More than one piece only if there is room right now: what is held must not wait for
             // what is held.
@@ -413,7 +413,7 @@ fn depart(
     room: Room,
 ) -> Result<Arriving, CUresult> {
     let mut group = Arriving::default();
-    while group.pieces.len() < copiers::width() && *offset < len {
+    while group.pieces.len() < client.copy_width() && *offset < len {
         let piece = (len - *offset).min(PIECE);
         let chunk = match group.pieces.is_empty() && room == Room::Wait {
             true => stream::stage(client, piece)?,
