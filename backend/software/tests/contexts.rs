@@ -1,5 +1,10 @@
 //! The device and its contexts through the driver's table.
 
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "the arguments of a test's call are part of the unsafe call"
+)]
+
 #[macro_use]
 mod support;
 

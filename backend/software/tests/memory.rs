@@ -1,11 +1,26 @@
 //! Memory, copies and fills through the driver's table.
 
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "the arguments of a test's call are part of the unsafe call"
+)]
+
 #[macro_use]
 mod support;
 
 use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard};
 use support::*;
 use vgpu_protocol::cuda::*;
+
+/// Contexts share the device's addresses: what one test frees another one may be given, so tests
+/// that look at freed addresses take turns with those that allocate.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn alone() -> (MutexGuard<'static, ()>, Context) {
+    let turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
+    (turn, Context::new())
+}
 
 #[test]
 fn calls_check_their_context() {
@@ -13,7 +28,7 @@ fn calls_check_their_context() {
         let mut dptr = CUdeviceptr::NULL;
         let _ = &*CUDA;
         assert_eq!(cu!(cuMemAlloc_v2(&mut dptr, 4)), CUresult::INVALID_CONTEXT);
-        let context = Context::new();
+        let (_turn, context) = alone();
         assert_eq!(
             cu!(cuMemAlloc_v2(std::ptr::null_mut(), 4)),
             CUresult::INVALID_VALUE
@@ -34,7 +49,7 @@ fn calls_check_their_context() {
 
 #[test]
 fn bytes_survive_the_way_there_and_back() {
-    let _context = Context::new();
+    let _alone = alone();
     let words: Vec<u32> = (0..100_000).collect();
     let first = upload(&words);
     assert_eq!(first.0 % 512, 0);
@@ -49,7 +64,7 @@ fn bytes_survive_the_way_there_and_back() {
 
 #[test]
 fn ranges_are_checked() {
-    let _context = Context::new();
+    let _alone = alone();
     let dptr = alloc(1000);
     let host = [0u8; 2000];
     let src: *const c_void = host.as_ptr().cast();
@@ -90,7 +105,7 @@ fn ranges_are_checked() {
 
 #[test]
 fn memory_starts_out_zeroed_and_is_finite() {
-    let _context = Context::new();
+    let _alone = alone();
     let dptr = alloc(4096);
     ok!(cuMemsetD8_v2(dptr, 0xff, 4096));
     ok!(cuMemFree_v2(dptr));
@@ -106,7 +121,7 @@ fn memory_starts_out_zeroed_and_is_finite() {
 
 #[test]
 fn fills_of_all_widths() {
-    let _context = Context::new();
+    let _alone = alone();
     let dptr = alloc(64);
     ok!(cuMemsetD32_v2(dptr, 0x0102_0304, 16));
     ok!(cuMemsetD16_v2(CUdeviceptr(dptr.0 + 4), 0xabcd, 3));
@@ -129,7 +144,7 @@ fn fills_of_all_widths() {
 
 #[test]
 fn planes_and_boxes() {
-    let _context = Context::new();
+    let _alone = alone();
     let (mut dptr, mut pitch) = (CUdeviceptr::NULL, 0);
     ok!(cuMemAllocPitch_v2(&mut dptr, &mut pitch, 12, 6, 4));
     assert_eq!(pitch, 512);
@@ -180,7 +195,7 @@ fn planes_and_boxes() {
 
 #[test]
 fn pageable_sources_may_change_at_once() {
-    let _context = Context::new();
+    let _alone = alone();
     let stream = stream(CU_STREAM_NON_BLOCKING);
     let dptr = alloc(4);
     let gate = Gate::close(stream);
@@ -200,7 +215,7 @@ fn pageable_sources_may_change_at_once() {
 
 #[test]
 fn host_memory_is_known_by_its_own_address() {
-    let _context = Context::new();
+    let _alone = alone();
     let mut bytes = vec![0u32; 2048];
     let pointer: *mut c_void = bytes.as_mut_ptr().cast();
     ok!(cuMemHostRegister_v2(pointer, 8192, 3));
@@ -237,7 +252,7 @@ fn host_memory_is_known_by_its_own_address() {
 
 #[test]
 fn pointers_are_described() {
-    let context = Context::new();
+    let (_turn, context) = alone();
     let dptr = alloc(100);
     let inside = CUdeviceptr(dptr.0 + 10);
     let (mut base, mut size) = (CUdeviceptr::NULL, 0);
@@ -277,7 +292,7 @@ fn pointers_are_described() {
 
 #[test]
 fn pools_account_for_what_is_theirs() {
-    let _context = Context::new();
+    let _alone = alone();
     let stream = stream(0);
     let props = CUmemPoolProps {
         alloc_type: 1,

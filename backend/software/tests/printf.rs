@@ -1,5 +1,10 @@
 //! What kernels print. Alone in its process, because it replaces the process's standard output.
 
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "the arguments of a test's call are part of the unsafe call"
+)]
+
 #[macro_use]
 mod support;
 

@@ -1,5 +1,10 @@
 //! Streams, events and host functions through the driver's table.
 
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "the arguments of a test's call are part of the unsafe call"
+)]
+
 #[macro_use]
 mod support;
 
@@ -90,7 +95,9 @@ fn a_full_stream_holds_its_submitter_back() {
     std::thread::sleep(A_WHILE);
     assert_eq!(submitted.load(Ordering::Relaxed), 1023);
     // Other streams go on.
-    ok!(cuMemsetD32Async(dptr, 0, 1, CUstream::NULL));
+    let other = alloc(4);
+    ok!(cuMemsetD32Async(other, 3, 1, CUstream::NULL));
+    assert_eq!(download(other, 1), [3]);
     gate.open();
     submitter.join().expect("no panic");
     ok!(cuStreamSynchronize(stream));
@@ -138,6 +145,7 @@ fn events_measure_time_in_order() {
         cu!(cuEventElapsedTime(&mut ms, start, end)),
         CUresult::NOT_READY
     );
+    ok!(cuEventSynchronize(start));
     std::thread::sleep(Duration::from_millis(5));
     gate.open();
     ok!(cuEventSynchronize(end));

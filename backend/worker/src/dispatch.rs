@@ -1,7 +1,7 @@
 //! From a call's number to its body. Everything here is generated from the table of calls: for
 //! rows marked `auto` the whole body (decode, check by direction, call the driver, enter new
 //! handles, answer), for rows marked `hand` the way to the function of that name in
-//! [`hand`](crate::hand).
+//! [`crate::hand`].
 
 use crate::call::{Call, Outcome, Value};
 use crate::live::Handle;

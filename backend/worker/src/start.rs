@@ -9,7 +9,7 @@
 //! 3. reserve the shared part of the window and map the segments;
 //! 4. steer the driver's allocations into the window;
 //! 5. load and initialise the driver, take the snapshot;
-//! 6. confine the process ([`confine`]);
+//! 6. confine the process (`confine`);
 //! 7. welcome the client, and only now read what it writes.
 
 use crate::call::Executor;

@@ -5,7 +5,7 @@
 //!
 //! 1. [`exports`] — the C symbol, generated from the one table (`vgpu_protocol::table`).
 //! 2. The function of the same name in one of the modules below, if the row says `hand`.
-//! 3. [`call`] — a record into the ring, and the answer from the thread's reply slot.
+//! 3. `call` — a record into the ring, and the answer from the thread's reply slot.
 //! 4. `vgpu-channel` — the ring itself.
 //!
 //! # What lives here, and what never does
@@ -82,7 +82,7 @@ fn write<T>(to: *mut T, value: T) -> Result<(), CUresult> {
     Ok(())
 }
 
-/// Reads a struct the program passes by pointer; null is `INVALID_VALUE`. As for [`write`], the
+/// Reads a struct the program passes by pointer; null is `INVALID_VALUE`. As for `write`, the
 /// pointer is one that CUDA's contract demands to be valid.
 fn read<T: Copy>(from: *const T) -> Result<T, CUresult> {
     if from.is_null() {

@@ -2,7 +2,7 @@
 //! structs generated from it.
 //!
 //! * [`cuda`] — the driver API's handles, structs and result codes, as plain data.
-//! * [`table`] — [`cuda_calls!`], [`cuda_aliases!`] and [`cuda_stubs!`]: every symbol of the
+//! * [`table`] — [`cuda_calls!`](crate::cuda_calls), [`cuda_aliases!`](crate::cuda_aliases) and [`cuda_stubs!`](crate::cuda_stubs): every symbol of the
 //!   driver, declared once. Exports, `cuGetProcAddress` answers, wire structs, the backend's
 //!   driver table and dispatch, and the coverage report all come from it.
 //! * [`wire`] — request and reply structs: generated ones per call, and those with odd shapes.

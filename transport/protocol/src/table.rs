@@ -1,6 +1,6 @@
 //! The one table of CUDA calls.
 //!
-//! [`cuda_calls!`] hands the whole table to a macro of the caller's, which takes from it what it
+//! [`cuda_calls!`](crate::cuda_calls) hands the whole table to a macro of the caller's, which takes from it what it
 //! needs. One row per driver function:
 //!
 //! ```text
@@ -30,7 +30,7 @@
 //! | `src T` | `const T *` | a struct read by the call |
 //! | `raw T` | `T` | left to the hand-written bodies; not on the wire |
 //!
-//! [`cuda_aliases!`] lists old names with an unchanged ABI; [`cuda_stubs!`] all other symbols the
+//! [`cuda_aliases!`](crate::cuda_aliases) lists old names with an unchanged ABI; [`cuda_stubs!`](crate::cuda_stubs) all other symbols the
 //! 580-series driver exports: they return `CUDA_ERROR_NOT_SUPPORTED` and are named in the log.
 
 /// Calls `$callback!` with every row of the table; see the [module documentation](self).

@@ -1,7 +1,6 @@
 //! What the tests share: the driver, called as the worker calls it.
 
-// Not every test file uses everything, and a test's arguments are as unsafe as the call they are for.
-#![allow(dead_code, clippy::macro_metavars_in_unsafe)]
+#![allow(dead_code, reason = "not every test file uses everything")]
 
 use std::sync::LazyLock;
 use vgpu_driver::Driver;
