@@ -175,7 +175,8 @@ fn other_threads_are_disturbed_by_global_captures_only() {
             elsewhere.join().expect("no panic"),
             Err(CUresult::STREAM_CAPTURE_WRONG_THREAD)
         );
-        assert_eq!(end(main), Err(CUresult::STREAM_CAPTURE_INVALIDATED));
+        // As measured on a driver: the attempt has ended the capture.
+        assert_eq!(end(main), Err(CUresult::ILLEGAL_STATE));
         ok!(cuStreamBeginCapture_v2(main, GLOBAL));
         assert_eq!(allocate_elsewhere(), CUresult::STREAM_CAPTURE_UNSUPPORTED);
         assert_eq!(end(main), Err(CUresult::STREAM_CAPTURE_INVALIDATED));
