@@ -123,7 +123,9 @@ pub unsafe fn cuGraphAddKernelNode_v2(
             node,
             place,
             &[head.as_bytes(), &bytes],
-        )
+        )?;
+        remember_kernel(*node, head.function);
+        Ok(())
     }
 }
 
@@ -551,6 +553,27 @@ pub unsafe fn cuGraphKernelNodeSetParams_v2(
     }
 }
 
+/// Kernels that nodes were made with: some drivers only tell the function behind them.
+static NODE_KERNELS: LazyLock<Mutex<HashMap<CUgraphNode, CUkernel>>> =
+    LazyLock::new(Mutex::default);
+
+fn remember_kernel(node: CUgraphNode, handle: u64) {
+    let kernel = match function::find(handle) {
+        Ok(info) if info.is_kernel => CUkernel(handle),
+        Ok(info) => info.kernel,
+        Err(_) => return,
+    };
+    NODE_KERNELS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(node, kernel);
+}
+
+fn remembered_kernel(node: CUgraphNode) -> CUkernel {
+    let kernels = NODE_KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
+    kernels.get(&node).copied().unwrap_or_default()
+}
+
 /// Parameters handed out for a node: the bytes, and a pointer to each parameter.
 #[derive(Debug, Default)]
 struct HandedOut {
@@ -626,6 +649,8 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
                 CUkernel(head.function)
             } else if head.stream != 0 {
                 CUkernel(head.stream)
+            } else if info.kernel.is_null() {
+                remembered_kernel(node)
             } else {
                 info.kernel
             },
