@@ -192,14 +192,21 @@ unsafe fn strided(
             }
             Ok(())
         }
-        (Side::Pageable, _) => pack_rows(
-            client,
-            &state,
-            &copy,
-            src,
-            dst,
-            to == Side::Device || to == Side::Pinned,
-        ),
+        (Side::Pageable, _) => {
+            pack_rows(
+                client,
+                &state,
+                &copy,
+                src,
+                dst,
+                to == Side::Device || to == Side::Pinned,
+            )?;
+            // The worker orders other streams behind posted linear copies only.
+            if mode == Mode::Sync {
+                state.synchronize(client, stream::Wait::of(state.ctx))?;
+            }
+            Ok(())
+        }
         (_, Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
         _ => {
             let known = from != Side::Unknown && to != Side::Unknown;
