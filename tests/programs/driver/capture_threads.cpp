@@ -44,6 +44,7 @@ int main() {
     CU(cuStreamCreate(&blocking, CU_STREAM_DEFAULT));
     CU(cuMemAlloc(&words, 4096));
     CU(cuMemsetD8(words, 0, 4096));
+    CU(cuStreamSynchronize(nullptr));
     // The first launch of a function may load it; do that outside captures.
     CU(launch(chain, stream, 1, words + 2048, 0u, 1));
     CU(cuStreamSynchronize(stream));
@@ -160,8 +161,10 @@ int main() {
     CU(cuStreamIsCapturing(other, &state));
     REQUIRE(state == CU_STREAM_CAPTURE_STATUS_NONE, "the forked stream still captures");
 
-    // Everything is usable afterwards.
+    // Everything is usable afterwards. A memset of device memory may return before it is over, and the first stream does not
+    // wait for the legacy stream.
     CU(cuMemsetD32(words, 1, 1));
+    CU(cuStreamSynchronize(nullptr));
     for (CUstream s : {stream, other, blocking, CUstream(nullptr)}) {
         CU(launch(chain, s, 1, words, 1u, 1));
         CU(cuStreamSynchronize(s));

@@ -70,6 +70,7 @@ int main(int argc, char **argv) {
     };
 
     CU(cuMemsetD32(words, 0, 16));
+    CU(cuStreamSynchronize(nullptr));
     CU(cuLaunchHostFunc(blocked, hold, nullptr));
     std::atomic<unsigned> posted{0};
     std::thread filler([&] { fill_blocked_stream(words, &posted); });
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
     int supported = 0;
     CU(cuDeviceGetAttribute(&supported, CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS, gpu.device));
     CU(cuMemsetD32(words, 0, 16));
+    CU(cuStreamSynchronize(nullptr));
     CUresult waits = cuStreamWaitValue32(blocked, words + 32, 1, CU_STREAM_WAIT_VALUE_EQ);
     if (waits == CUDA_ERROR_NOT_SUPPORTED && !supported) {
         std::printf("memory waits: not supported\n");

@@ -24,6 +24,8 @@ int main() {
     CU(cuMemAlloc(&words, 4096));
     CU(cuMemAllocHost(reinterpret_cast<void **>(&host), 4096));
     CU(cuMemsetD8(words, 0, 4096));
+    // Memsets of device memory may return before they are over, and non-blocking streams do not wait for the legacy stream.
+    CU(cuStreamSynchronize(nullptr));
 
     // A never recorded event is complete; waiting for it waits for nothing.
     CU(cuEventQuery(event));
@@ -62,6 +64,7 @@ int main() {
 
     // Polling reaches success without any synchronising call, and never before the work is done.
     CU(cuMemsetD32(words, 7, 1));
+    CU(cuStreamSynchronize(nullptr));
     CU(launch(busy, a, 32, words + 64, 100000u));
     CU(launch(chain, a, 1, words, 1u, 1));
     CU(cuMemcpyDtoHAsync(host, words, 4, a));
@@ -116,6 +119,7 @@ int main() {
 
     // Destroying a stream or event with work outstanding lets the work finish.
     CU(cuMemsetD32(words, 1, 1));
+    CU(cuStreamSynchronize(nullptr));
     CU(launch(busy, b, 32, words + 64, 20000u));
     CU(launch(chain, b, 1, words, 8u, 1));
     CU(cuEventRecord(event, b));
