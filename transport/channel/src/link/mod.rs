@@ -12,6 +12,7 @@ pub mod event;
 pub mod listener;
 pub mod message;
 pub mod socket;
+pub mod virtio;
 
 pub use event::Event;
 pub use listener::{Accepted, Listener};
