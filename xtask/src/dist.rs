@@ -88,7 +88,8 @@ pub fn lay_out_programs(built: &programs::Built, folder: &Path) -> anyhow::Resul
     Ok(())
 }
 
-fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Strips a binary into its place, after checking which libc it needs.
+pub fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
     // A running daemon or a loaded library must keep its old file: write beside it, then rename.
     let new = to.with_extension("new");
     copy(from, &new)?;

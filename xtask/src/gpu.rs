@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use vgpu_e2e::program::Program;
 
-use crate::shell::{copy, create_folder, fresh_folder, say};
+use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
 use crate::{dist, places, programs};
 
 /// What may travel to such a machine, together with the rest of the checkout.
@@ -32,11 +32,11 @@ pub fn gpu() -> anyhow::Result<()> {
             }
         }
     }
-    // The benchmark program is another crate's; it travels when it has been built.
-    let bench = dist::release_folder().join("vgpu-bench");
-    if bench.exists() {
-        copy(&bench, &folder.join("bin/vgpu-bench"))?;
-    }
+    run(cargo().args(["build", "--release", "-p", "vgpu-bench"]))?;
+    dist::install(
+        &dist::release_folder().join("vgpu-bench"),
+        &folder.join("bin/vgpu-bench"),
+    )?;
     dist::lay_out_programs(&built, &folder.join("programs"))?;
     std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;
     let script = folder.join("gpu-check.sh");

@@ -102,22 +102,16 @@ fn loom_models(summary: &mut Summary) -> anyhow::Result<()> {
     )
 }
 
-/// The tests that are too long for every `cargo test` and therefore ignored there.
+/// Records between two processes, checked by content: more of them than in every `cargo test`, fewer than the ten million
+/// and more that a change of the ring is tried with.
 fn stress(summary: &mut Summary) -> anyhow::Result<()> {
     cargo_test(
         summary,
-        "stress, reduced",
+        "stress",
         cargo()
-            .args([
-                "test",
-                "--release",
-                "-p",
-                "vgpu-channel",
-                "--",
-                "--ignored",
-                "stress",
-            ])
-            .env("VGPU_STRESS_SECONDS", "20"),
+            .args(["test", "--release", "-p", "vgpu-channel"])
+            .args(["--test", "two_processes"])
+            .env("VGPU_STRESS_RECORDS", "20000000"),
     )
 }
 

@@ -214,6 +214,52 @@ mod tests {
         );
     }
 
+    macro_rules! collect_rows {
+        ($($number:literal $class:ident / $place:ident / $capture:tt $shim:ident / $backend:ident
+           $name:ident @ $since:literal $(| $twin:ident @ $twin_since:literal)?
+           ($($arg:ident : $dir:ident $ty:ty),*);)*) => {
+            const ROWS: &[(u16, &str, &[&str])] =
+                &[$(($number, stringify!($name), &[$(stringify!($dir $ty)),*])),*];
+        };
+    }
+    cuda_calls!(collect_rows);
+
+    /// Numbers and arguments are permanent (`isolation.md` 9): `permanent.tsv` holds those that were ever committed. A new
+    /// row is appended to it by running this test with `VGPU_APPEND_NUMBERS=1`; a line of it never changes.
+    #[test]
+    fn numbers_and_arguments_never_change() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/permanent.tsv");
+        let mut permanent = std::fs::read_to_string(path).unwrap_or_default();
+        let line = |(number, name, arguments): &(u16, &str, &[&str])| {
+            format!("{number}\t{name}\t{}", arguments.join(", "))
+        };
+        let today: HashSet<String> = ROWS.iter().map(line).collect();
+        for line in permanent.lines() {
+            assert!(
+                today.contains(line),
+                "a permanent row changed or is gone: {line}"
+            );
+        }
+        let known: HashSet<String> = permanent.lines().map(str::to_owned).collect();
+        let new: Vec<String> = ROWS
+            .iter()
+            .map(line)
+            .filter(|line| !known.contains(line))
+            .collect();
+        if std::env::var_os("VGPU_APPEND_NUMBERS").is_some() {
+            for line in &new {
+                permanent.push_str(line);
+                permanent.push('\n');
+            }
+            std::fs::write(path, permanent).expect("permanent.tsv can be written");
+        } else {
+            assert!(
+                new.is_empty(),
+                "rows that permanent.tsv does not hold yet: {new:?}"
+            );
+        }
+    }
+
     #[test]
     fn every_alias_names_a_call() {
         for (alias, _, target) in ALIASES {
