@@ -77,6 +77,8 @@ pub struct Terms {
     pub pinned: u64,
     /// Slots of the command ring.
     pub ring_slots: u64,
+    /// Where compiled kernels are kept.
+    pub cache: Option<std::path::PathBuf>,
     /// The daemon's socket path, as in [`Setup::listen`].
     pub listen: [u8; PATH_BYTES],
     /// How much workers log.
@@ -239,7 +241,7 @@ impl Client {
             doorbell.as_fd(),
             wake.as_fd(),
         ];
-        let started = Worker::start(&hello, terms.level)
+        let started = Worker::start(&hello, self.user, terms.cache.as_deref(), terms.level)
             .map_err(LinkError::System)
             .and_then(|worker| {
                 // A fresh socket has room for one message.

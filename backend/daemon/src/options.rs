@@ -28,6 +28,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub pinned: Option<u64>,
 
+    /// Folder where NVIDIA's driver keeps compiled kernels, one folder for each user below it, or
+    /// `off` [default: vgpu in XDG_CACHE_HOME or ~/.cache, for root /var/cache/vgpu].
+    #[arg(long, value_name = "FOLDER")]
+    pub compile_cache: Option<PathBuf>,
+
     /// Clients served at once.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_clients: usize,
@@ -121,6 +126,19 @@ impl Options {
             None => std::env::temp_dir().join(format!("vgpu-{}", user.as_raw())),
         };
         directory.join("vgpu.sock")
+    }
+
+    /// Where compiled kernels are kept, `None` for nowhere.
+    pub fn compile_cache(&self) -> Option<PathBuf> {
+        if let Some(folder) = &self.compile_cache {
+            return (folder.as_os_str() != "off").then(|| folder.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Some(PathBuf::from("/var/cache/vgpu"));
+        }
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        base.or_else(home).map(|base| base.join("vgpu"))
     }
 
     /// Bytes of shared host memory each client may have.

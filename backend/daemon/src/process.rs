@@ -7,8 +7,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use vgpu_channel::link::{Hello, Socket};
 use vgpu_worker::setup::allowed_setting;
@@ -37,6 +38,30 @@ pub fn own_command() -> Command {
     command
 }
 
+/// Where no MPS server of the host is ever found (`isolation.md` 13).
+const NO_MPS: &str = "/nonexistent";
+
+/// Most bytes of compiled kernels kept for one user.
+const CACHE_BYTES: &str = "1073741824";
+
+/// Where the driver keeps what it compiles for `user`: a folder that no other user's worker is told
+/// of. `None`, with a line in the log, when it cannot be made.
+fn compile_cache(base: &Path, user: u32) -> Option<PathBuf> {
+    let base = std::path::absolute(base).ok()?;
+    let folder = base.join(format!("user-{user}"));
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder);
+    match made {
+        Ok(()) => Some(folder),
+        Err(error) => {
+            tracing::warn!("no compile cache in {}: {error}", folder.display());
+            None
+        }
+    }
+}
+
 /// A worker process.
 #[derive(Debug)]
 pub struct Worker {
@@ -54,7 +79,12 @@ impl Worker {
     ///
     /// # Errors
     /// The system's error.
-    pub fn start(hello: &Hello, level: LogLevel) -> io::Result<Worker> {
+    pub fn start(
+        hello: &Hello,
+        user: u32,
+        cache: Option<&Path>,
+        level: LogLevel,
+    ) -> io::Result<Worker> {
         let (near, far) = Socket::pair()?;
         rustix::io::ioctl_fionbio(&near, true)?;
         let mut command = own_command();
@@ -63,6 +93,13 @@ impl Worker {
                 command.env(name, value);
             }
         }
+        command.env("CUDA_MPS_PIPE_DIRECTORY", NO_MPS);
+        match cache.and_then(|base| compile_cache(base, user)) {
+            Some(folder) => command
+                .env("CUDA_CACHE_PATH", folder)
+                .env("CUDA_CACHE_MAXSIZE", CACHE_BYTES),
+            None => command.env("CUDA_CACHE_DISABLE", "1"),
+        };
         let mut child = command
             .args(["worker", "--log-level", level.name()])
             .stdin(Stdio::from(far.into_fd()))

@@ -19,7 +19,7 @@ use vgpu_channel::link::listener::refuse;
 use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
 use vgpu_channel::segment::{HugePages, SegmentFd};
 use vgpu_channel::server::{Config, Parts};
-use vgpu_worker::setup::PATH_BYTES;
+use vgpu_worker::setup::{DEVICE_CUDA, PATH_BYTES};
 
 /// How long the end may take, workers included.
 const END: Duration = Duration::from_secs(5);
@@ -87,6 +87,10 @@ pub fn run(options: &Options) -> Result<()> {
         quota: options.memory.unwrap_or(0),
         pinned: options.pinned_limit(),
         ring_slots: config.ring_slots,
+        // Only NVIDIA's driver compiles.
+        cache: (device == DEVICE_CUDA)
+            .then(|| options.compile_cache())
+            .flatten(),
         listen: path_bytes(&path),
         level: options.log_level,
     };

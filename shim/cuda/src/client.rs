@@ -39,13 +39,12 @@ const STAGING_BYTES: u64 = 24 << 20;
 
 /// CUDA variables the driver reads, sent to the worker. The shim itself answers
 /// `CUDA_VISIBLE_DEVICES` and `CUDA_LAUNCH_BLOCKING`; paths are never sent (`isolation.md` 13).
-const FORWARDED: [&str; 8] = [
+const FORWARDED: [&str; 7] = [
     "CUDA_MODULE_LOADING",
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_FORCE_PTX_JIT",
     "CUDA_DISABLE_PTX_JIT",
     "CUDA_CACHE_DISABLE",
-    "CUDA_CACHE_MAXSIZE",
     "CUDA_DEVICE_ORDER",
     "CUDA_AUTO_BOOST",
 ];

@@ -16,7 +16,7 @@ use zerocopy::{FromZeros, IntoBytes};
 /// What an event stands for.
 #[derive(Clone, Debug)]
 enum Last {
-    /// Never recorded: done.
+    /// Done: never recorded, or recorded behind nothing.
     Nothing,
     /// This point of a stream's timeline.
     Point(Arc<State>, u32),
@@ -122,6 +122,11 @@ fn record(
     flags: Option<u32>,
 ) -> Result<(), CUresult> {
     let known = find(event)?;
+    // On a stream that has nothing to do a record is done as it is made. A time is the device's to give.
+    let done_at_once = flags.is_none()
+        && known.flags & CU_EVENT_DISABLE_TIMING != 0
+        && !client.capturing()
+        && stream.has_nothing_to_wait_for(client);
     let stamp = match flags {
         None => {
             let args = wire::cuEventRecord::Args {
@@ -154,6 +159,8 @@ fn record(
     let driver_only = flags.is_some_and(|flags| flags != 0) || client.capturing();
     known.set(if driver_only {
         Last::Elsewhere
+    } else if done_at_once {
+        Last::Nothing
     } else {
         Last::Point(stream.clone(), stamp)
     });

@@ -56,6 +56,10 @@ struct State {
     entries: VecDeque<Entry>,
 }
 
+/// Bytes in use beyond which chunks are taken back before the ring is full: memory that was touched a moment ago is in
+/// the caches and has its pages mapped, the rest of the ring has neither.
+const REUSE_BYTES: u64 = 256 << 10;
+
 /// The staging ring; threads share it.
 #[derive(Debug)]
 pub struct Staging {
@@ -95,6 +99,9 @@ impl Staging {
             return None;
         }
         let mut state = lock(&self.state);
+        if state.head - state.tail > REUSE_BYTES {
+            reclaim(&mut state, words);
+        }
         if let Some(chunk) = self.cut(&mut state, len, rounded) {
             return Some(chunk);
         }
@@ -218,6 +225,22 @@ mod tests {
         words.0.set(1);
         assert_eq!(staging.alloc(1024, &words).unwrap().address, 0x1000);
         assert!(staging.alloc(1025, &words).is_none());
+    }
+
+    #[test]
+    fn a_ring_that_empties_starts_over_before_it_is_full() {
+        let words = OneWord(Cell::new(0));
+        let staging = Staging::new(0, 64 << 20);
+        let half = REUSE_BYTES / 2 + 64;
+        for word in 1..100 {
+            let first = staging.alloc(half, &words).unwrap();
+            let second = staging.alloc(half, &words).unwrap();
+            assert_eq!((first.address, second.address), (0, half));
+            for chunk in [first, second] {
+                staging.release_at(chunk.ticket, 64, word);
+            }
+            words.0.set(word);
+        }
     }
 
     #[test]

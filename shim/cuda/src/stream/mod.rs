@@ -309,6 +309,21 @@ impl State {
         self.reached(client, self.last.load(Ordering::Acquire))
     }
 
+    /// Whether a command sent now would run at once: this stream is idle, and so is every stream that it is ordered behind.
+    pub fn has_nothing_to_wait_for(&self, client: &Client) -> bool {
+        if !self.is_idle(client) {
+            return false;
+        }
+        if self.flags & CU_STREAM_NON_BLOCKING != 0 {
+            return true;
+        }
+        let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+        streams
+            .values()
+            .filter(|other| other.ctx == self.ctx && other.flags & CU_STREAM_NON_BLOCKING == 0)
+            .all(|other| other.is_idle(client))
+    }
+
     /// Stamp of the last command.
     pub fn last(&self) -> u32 {
         self.last.load(Ordering::Acquire)
