@@ -2,6 +2,7 @@
 //! without a fuzzer.
 
 pub mod channel;
+pub mod worker;
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -11,4 +12,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ring_consumer", channel::ring_consumer),
     ("hello", channel::hello),
     ("control_header", channel::control_header),
+    ("record_dispatch", worker::record_dispatch),
 ];

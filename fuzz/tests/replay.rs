@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use vgpu_channel::link::Hello;
+use vgpu_protocol::number::{CALLS, Place};
 use zerocopy::IntoBytes;
 
 fn corpus(target: &str) -> PathBuf {
@@ -12,7 +13,7 @@ fn corpus(target: &str) -> PathBuf {
 }
 
 /// Inputs that reach the interesting places, by target and name.
-fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut hello = Hello::new(0, 7);
     hello.set("CUDA_MODULE_LOADING", "LAZY").unwrap();
     hello.set("CUDA_DEVICE_MAX_CONNECTIONS", "8").unwrap();
@@ -25,33 +26,59 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         steps.push(3);
         steps
     };
-    vec![
-        ("ring_consumer", "empty-record", record(0)),
+    let mut all = vec![
+        ("ring_consumer", "empty-record".to_owned(), record(0)),
         (
             "ring_consumer",
-            "wraps",
+            "wraps".to_owned(),
             [record(3000), vec![3; 10]].concat(),
         ),
-        ("ring_consumer", "too-long", record(u32::MAX)),
-        ("ring_consumer", "longer-than-the-ring", record(64 * 64)),
-        ("ring_consumer", "no-operations", vec![3; 200]),
-        ("ring_consumer", "publish-without-take", vec![1, 1, 2, 2, 2]),
-        ("hello", "with-settings", hello.as_bytes().to_vec()),
-        ("hello", "other-minor", other.as_bytes().to_vec()),
-        ("hello", "short", hello.as_bytes()[..40].to_vec()),
-        ("control_header", "as-it-is", vec![]),
-        ("control_header", "bad-magic", vec![1]),
+        ("ring_consumer", "too-long".to_owned(), record(u32::MAX)),
+        (
+            "ring_consumer",
+            "longer-than-the-ring".to_owned(),
+            record(64 * 64),
+        ),
+        ("ring_consumer", "no-operations".to_owned(), vec![3; 200]),
+        (
+            "ring_consumer",
+            "publish-without-take".to_owned(),
+            vec![1, 1, 2, 2, 2],
+        ),
+        (
+            "hello",
+            "with-settings".to_owned(),
+            hello.as_bytes().to_vec(),
+        ),
+        ("hello", "other-minor".to_owned(), other.as_bytes().to_vec()),
+        ("hello", "short".to_owned(), hello.as_bytes()[..40].to_vec()),
+        ("control_header", "as-it-is".to_owned(), vec![]),
+        ("control_header", "bad-magic".to_owned(), vec![1]),
         (
             "control_header",
-            "moved-ring",
+            "moved-ring".to_owned(),
             [vec![0; 24], vec![0, 0x10]].concat(),
         ),
         (
             "control_header",
-            "huge-snapshot",
+            "huge-snapshot".to_owned(),
             [vec![0; 95], vec![0xff; 9]].concat(),
         ),
-    ]
+    ];
+    // One record of each call, with words that are small numbers, which many checks let pass.
+    for call in CALLS.iter().filter(|call| call.place != Place::Guest) {
+        let record = |payload: usize| {
+            let mut record = vec![0; 22];
+            record[..2].copy_from_slice(&call.number.to_le_bytes());
+            record.extend((0..payload).map(|at| u8::from(at % 8 == 0)));
+            let mut input = u16::try_from(record.len()).unwrap().to_le_bytes().to_vec();
+            input.extend(record);
+            input
+        };
+        let input = [0, 8, 16, 24, 32, 48, 64, 96].map(record).concat();
+        all.push(("record_dispatch", call.name.to_owned(), input));
+    }
+    all
 }
 
 #[test]
@@ -71,7 +98,7 @@ fn every_corpus_file_is_survived() {
 #[test]
 fn the_seeds_are_in_the_corpus() {
     for (target, name, bytes) in seeds() {
-        let path = corpus(target).join(name);
+        let path = corpus(target).join(&name);
         if std::env::var_os("VGPU_WRITE_SEEDS").is_some() {
             std::fs::write(&path, &bytes).unwrap();
         }
