@@ -1,6 +1,6 @@
 //! One record being executed: its private bytes, the checks on what they say, and the answer.
 
-use crate::live::{Entry, Handle, HandleCache, Kind};
+use crate::live::{Entry, Found, Handle, HandleCache, Kind};
 use crate::state::Worker;
 use crate::{dispatch, timeline};
 use std::sync::Arc;
@@ -23,13 +23,18 @@ pub type Outcome = Result<(), CUresult>;
 pub struct Request {
     /// What the client wrote, unchecked.
     pub header: RecordHeader,
-    /// Low half of the ring position: the record's stamp on timelines.
-    pub stamp: u32,
+    /// Its position in the ring.
+    pub position: u64,
     /// Whether to have the driver refuse the call, because a capture prohibits it.
     pub prohibited: bool,
 }
 
 impl Request {
+    /// The record's stamp on timelines.
+    pub fn stamp(&self) -> u32 {
+        self.position as u32
+    }
+
     /// The guest thread's capture mode.
     pub fn capture_mode(&self) -> u32 {
         u32::from(self.header.flags >> RECORD_CAPTURE_MODE_SHIFT) & 3
@@ -39,6 +44,8 @@ impl Request {
 /// What one thread of the worker keeps between calls.
 #[derive(Debug)]
 pub struct Executor {
+    /// The context that this thread issues for; 0 for lanes.
+    own: u64,
     /// The driver's current context of this thread, and how many contexts had died when it was set.
     current: Option<(u64, u64)>,
     functions: HandleCache,
@@ -52,10 +59,12 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// State of the calling thread, which is put into relaxed capture mode.
-    pub fn new(driver: &Driver) -> Self {
+    /// State of the calling thread, which is put into relaxed capture mode. `own` is the context it
+    /// issues for, 0 if it is a lane or not known yet.
+    pub fn new(driver: &Driver, own: u64) -> Self {
         exchange_mode(driver, CU_STREAM_CAPTURE_MODE_RELAXED);
         Self {
+            own,
             current: None,
             functions: HandleCache::new(Kind::Function),
             kernels: HandleCache::new(Kind::Kernel),
@@ -94,6 +103,18 @@ impl Executor {
         worker.result(unsafe { set(ctx) })?;
         self.current = Some((scope, deaths));
         Ok(())
+    }
+
+    /// The context that this thread issues for.
+    pub fn own(&self) -> u64 {
+        self.own
+    }
+
+    /// Sets the context that this thread issues for.
+    pub fn set_own(&mut self, ctx: u64) {
+        self.own = ctx;
+        self.streams.forget();
+        self.events.forget();
     }
 
     /// Forgets which context is current, after a call that changed it.
@@ -352,7 +373,11 @@ impl<'a> Call<'a> {
                 self.thread.functions.check(live, word) || self.thread.kernels.check(live, word)
             }
             Kind::Kernel => self.thread.kernels.check(live, word),
-            Kind::Event => self.thread.events.check(live, word),
+            Kind::Event => match self.thread.events.find(live, word, self.thread.own) {
+                Found::Own => true,
+                Found::Foreign => self.settle(),
+                Found::Dead => false,
+            },
             Kind::Exec => self.thread.execs.check(live, word),
             kind => live.contains(kind, word),
         };
@@ -361,6 +386,15 @@ impl<'a> Call<'a> {
         } else {
             Err(self.dead(T::UNKNOWN))
         }
+    }
+
+    /// Waits for all records before this one, because it concerns another context's object, too.
+    /// Always true.
+    #[cold]
+    fn settle(&self) -> bool {
+        let (worker, position) = (self.worker, self.request.position);
+        worker.issuers.settle(worker, position, self.thread.own);
+        true
     }
 
     /// What is kept of a live handle.
@@ -382,10 +416,19 @@ impl<'a> Call<'a> {
     pub fn in_stream(&mut self, stream: CUstream) -> Result<CUstream, CUresult> {
         if stream.0 > CUstream::LEGACY.0 {
             // The per-thread stream is the shim's business: here it would be a worker thread's.
-            if stream == CUstream::PER_THREAD
-                || !self.thread.streams.check(&self.worker.live, stream.0)
-            {
-                return Err(self.dead(CUresult::INVALID_HANDLE));
+            let found = match stream {
+                CUstream::PER_THREAD => Found::Dead,
+                _ => self
+                    .thread
+                    .streams
+                    .find(&self.worker.live, stream.0, self.thread.own),
+            };
+            match found {
+                Found::Own => {}
+                Found::Foreign => {
+                    self.settle();
+                }
+                Found::Dead => return Err(self.dead(CUresult::INVALID_HANDLE)),
             }
             if self.worker.posted.any() {
                 crate::copies::catch_up(self, stream)?;

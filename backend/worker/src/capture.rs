@@ -9,10 +9,7 @@
 use crate::live::lock;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use vgpu_protocol::cuda::{
-    CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_RELAXED,
-    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
-};
+use vgpu_protocol::cuda::{CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_RELAXED};
 
 /// An active capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +20,8 @@ pub struct Capture {
     pub thread: u32,
     /// Its mode.
     pub mode: u32,
+    /// The context for which the thread issues that made the driver's call.
+    pub issuer: u64,
 }
 
 /// All active captures of a worker.
@@ -68,24 +67,19 @@ impl Captures {
     }
 
     /// Whether CUDA prohibits a potentially unsafe call of guest thread `thread`, whose mode is
-    /// `mode`.
-    pub fn prohibit(&self, thread: u32, mode: u32) -> bool {
-        if !self.any() {
-            return false;
+    /// `mode`: then the issuer of the capture that is the reason.
+    pub fn prohibit(&self, thread: u32, mode: u32) -> Option<u64> {
+        if !self.any() || mode == CU_STREAM_CAPTURE_MODE_RELAXED {
+            return None;
         }
         let list = lock(&self.list);
-        let own = list.iter().any(|capture| {
+        let own = list.iter().find(|capture| {
             capture.thread == thread && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED
         });
-        match mode {
-            CU_STREAM_CAPTURE_MODE_THREAD_LOCAL => own,
-            CU_STREAM_CAPTURE_MODE_GLOBAL => {
-                own || list
-                    .iter()
-                    .any(|capture| capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL)
-            }
-            _ => false,
-        }
+        let global = list.iter().find(|capture| {
+            mode == CU_STREAM_CAPTURE_MODE_GLOBAL && capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL
+        });
+        own.or(global).map(|capture| capture.issuer)
     }
 }
 
@@ -93,7 +87,7 @@ impl Captures {
 mod tests {
     use super::*;
     const GLOBAL: u32 = CU_STREAM_CAPTURE_MODE_GLOBAL;
-    const LOCAL: u32 = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    const LOCAL: u32 = vgpu_protocol::cuda::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     const RELAXED: u32 = CU_STREAM_CAPTURE_MODE_RELAXED;
 
     fn with(mode: u32) -> Captures {
@@ -102,6 +96,7 @@ mod tests {
             stream: 5,
             thread: 1,
             mode,
+            issuer: 9,
         });
         captures
     }
@@ -124,7 +119,7 @@ mod tests {
         ] {
             assert_eq!(
                 with(capture).prohibit(thread, mode),
-                expected,
+                expected.then_some(9),
                 "capture mode {capture}, thread {thread} in mode {mode}"
             );
         }
@@ -136,6 +131,6 @@ mod tests {
         assert_eq!(captures.of(5).map(|capture| capture.thread), Some(1));
         captures.end(5);
         assert!(!captures.any());
-        assert!(!captures.prohibit(1, GLOBAL));
+        assert_eq!(captures.prohibit(1, GLOBAL), None);
     }
 }

@@ -69,9 +69,9 @@ pub fn fuzz_record(bytes: &[u8]) {
             reply_address,
             scope: word(6),
         },
-        stamp: 1,
+        position: 1,
         prohibited: false,
     };
-    let mut thread = Executor::new(&bench.worker.driver);
+    let mut thread = Executor::new(&bench.worker.driver, 0);
     execute(&bench.worker, &mut thread, request, payload);
 }

@@ -1,8 +1,6 @@
-//! The issuer: reads the command ring and executes, in ring order, what cannot block. What may
-//! block goes to the lane of the guest thread that asked. The issuer never waits for a lane.
-//!
-//! There is one issuer, which switches contexts. Everything it keeps is in [`Executor`], so that
-//! one per context can follow.
+//! The reader of the command ring, which is also the issuer of the first context: it executes, in
+//! ring order, what cannot block. What may block goes to the lane of the guest thread that asked,
+//! records of further contexts go to their own [issuers](crate::issuers). It never waits for a lane.
 
 use crate::call::{Executor, Request, execute};
 use crate::lanes::Lanes;
@@ -15,8 +13,8 @@ use vgpu_channel::ring::{Record, RecordBuf};
 use vgpu_channel::server::Consumer;
 use vgpu_channel::wait::SpinBudget;
 use vgpu_protocol::cuda::{CUresult, CUstream};
-use vgpu_protocol::number::{CALLS, Place, internal};
-use vgpu_protocol::wire::{Blob, RECORD_BLOB};
+use vgpu_protocol::number::{CALLS, Place, call, internal};
+use vgpu_protocol::wire::{self, Blob, RECORD_BLOB, RECORD_FOREIGN, read_prefix};
 use zerocopy::FromBytes;
 
 /// Why an issuer ended.
@@ -69,17 +67,20 @@ pub struct Issuer {
     thread: Executor,
     lanes: Lanes,
     spin: SpinBudget,
+    /// The context whose records are executed here: the first that was current in a record.
+    home: u64,
 }
 
 impl Issuer {
     /// An issuer on the calling thread.
     pub fn new(worker: Arc<Worker>, consumer: Consumer) -> Self {
         Self {
-            thread: Executor::new(&worker.driver),
+            thread: Executor::new(&worker.driver, 0),
             lanes: Lanes::new(Arc::clone(&worker)),
             worker,
             consumer,
             spin: SpinBudget::default(),
+            home: 0,
         }
     }
 
@@ -94,17 +95,23 @@ impl Issuer {
         loop {
             match self.consumer.pop(&mut buf) {
                 Ok(Some(record)) => {
-                    Self::handle(&self.worker, &mut self.thread, &mut self.lanes, &record);
+                    let mut reader = Reader {
+                        worker: &self.worker,
+                        thread: &mut self.thread,
+                        lanes: &mut self.lanes,
+                        home: &mut self.home,
+                    };
+                    reader.handle(&record);
                 }
                 Ok(None) => {
                     if let Some(ended) = self.idle() {
-                        self.lanes.stop();
+                        self.stop();
                         return ended;
                     }
                 }
                 Err(corrupt) => {
                     tracing::error!("the command ring is corrupt, the channel ends: {corrupt}");
-                    self.lanes.stop();
+                    self.stop();
                     return Ended::Corrupt;
                 }
             }
@@ -119,7 +126,7 @@ impl Issuer {
         if self.consumer.ready() || self.consumer.spin(&self.spin) {
             return None;
         }
-        self.look_for_faults();
+        look_for_faults(&self.worker, &mut self.thread);
         // The limit only serves `Worker::stop`; a client's record or end wakes at once.
         match self.consumer.sleep(None, Some(Duration::from_secs(1))) {
             Ok(woken) if woken.gone && !self.consumer.ready() => Some(Ended::Gone),
@@ -131,35 +138,50 @@ impl Issuer {
         }
     }
 
-    /// Asks once for the streams whose timeline was written: a fault otherwise shows only when
-    /// somebody makes a real call (`semantics.md` 6).
-    fn look_for_faults(&mut self) {
-        if self.worker.captures.any() {
-            return;
+    fn stop(&mut self) {
+        self.lanes.stop();
+        self.worker.issuers.stop();
+    }
+}
+
+/// Asks once for the streams whose timeline was written: a fault otherwise shows only when somebody
+/// makes a real call (`semantics.md` 6).
+pub fn look_for_faults(worker: &Worker, thread: &mut Executor) {
+    if worker.captures.any() {
+        return;
+    }
+    let Some(query) = worker.driver.cuStreamQuery else {
+        return;
+    };
+    for (ctx, stream) in std::mem::take(&mut thread.flushed) {
+        let live = stream <= CUstream::LEGACY.0 || worker.live.contains(Kind::Stream, stream);
+        if !live || thread.switch(worker, ctx).is_err() {
+            continue;
         }
-        let Some(query) = self.worker.driver.cuStreamQuery else {
-            return;
-        };
-        for (ctx, stream) in std::mem::take(&mut self.thread.flushed) {
-            let live =
-                stream <= CUstream::LEGACY.0 || self.worker.live.contains(Kind::Stream, stream);
-            if !live || self.thread.switch(&self.worker, ctx).is_err() {
-                continue;
-            }
-            // SAFETY: the stream is live, or the legacy stream of the current context.
-            let result = unsafe { query(CUstream(stream)) };
-            if result != CUresult::SUCCESS {
-                self.worker.note(result);
-            }
+        // SAFETY: the stream is live, or the legacy stream of the current context.
+        let result = unsafe { query(CUstream(stream)) };
+        if result != CUresult::SUCCESS {
+            worker.note(result);
         }
     }
+}
 
+/// What the reader needs for one record.
+struct Reader<'a> {
+    worker: &'a Arc<Worker>,
+    thread: &'a mut Executor,
+    lanes: &'a mut Lanes,
+    home: &'a mut u64,
+}
+
+impl Reader<'_> {
     #[inline]
-    fn handle(worker: &Arc<Worker>, thread: &mut Executor, lanes: &mut Lanes, record: &Record<'_>) {
+    fn handle(&mut self, record: &Record<'_>) {
+        let worker = self.worker;
         let header = record.header;
         let mut request = Request {
             header,
-            stamp: record.position as u32,
+            position: record.position,
             prohibited: false,
         };
         let payload = if header.flags & RECORD_BLOB == 0 {
@@ -175,26 +197,91 @@ impl Issuer {
         }) = route
         else {
             if header.call == internal::THREAD_EXIT {
-                lanes.end(header.thread);
+                self.lanes.end(header.thread);
             } else {
-                execute(worker, thread, request, &payload);
+                self.issue(request, &payload);
             }
             return;
         };
-        if unsafe_in_capture && worker.captures.any() {
-            request.prohibited = worker
-                .captures
-                .prohibit(header.thread, request.capture_mode());
-        }
-        // A prohibited call is refused by the driver at once, and only on the thread that began the
-        // capture: this one.
-        if lane && !request.prohibited {
-            if let Err(request) = lanes.send(request, &payload) {
-                crate::call::refuse(worker, thread, request, CUresult::OUT_OF_MEMORY);
+        if worker.captures.any()
+            && let Some(issuer) = self.captured(&mut request, unsafe_in_capture, &payload)
+        {
+            self.issue_at(issuer, request, &payload);
+        } else if lane {
+            if let Err(request) = self.lanes.send(request, &payload) {
+                crate::call::refuse(worker, self.thread, request, CUresult::OUT_OF_MEMORY);
             }
         } else {
-            execute(worker, thread, request, &payload);
+            self.issue(request, &payload);
         }
+    }
+
+    /// Executes a record here or has the issuer of its context do it.
+    #[inline]
+    fn issue(&mut self, request: Request, payload: &[u8]) {
+        let scope = request.header.scope;
+        if scope != *self.home && scope != 0 {
+            return self.issue_elsewhere(request, payload);
+        }
+        if request.header.flags & RECORD_FOREIGN != 0 {
+            self.worker.issuers.settle(self.worker, request.position, 0);
+        }
+        execute(self.worker, self.thread, request, payload);
+    }
+
+    #[cold]
+    fn issue_elsewhere(&mut self, request: Request, payload: &[u8]) {
+        let worker = self.worker;
+        let scope = request.header.scope;
+        if !worker.live.contains(Kind::Context, scope) {
+            // The driver refuses what needs a context.
+            return execute(worker, self.thread, request, payload);
+        }
+        if !worker.live.contains(Kind::Context, *self.home) && !worker.issuers.any() {
+            *self.home = scope;
+            self.thread.set_own(scope);
+            return execute(worker, self.thread, request, payload);
+        }
+        if request.header.flags & RECORD_FOREIGN != 0 {
+            worker.issuers.settle(worker, request.position, 0);
+            return execute(worker, self.thread, request, payload);
+        }
+        self.issue_at(scope, request, payload);
+    }
+
+    /// Has a record executed by the issuer of context `ctx`.
+    fn issue_at(&mut self, ctx: u64, request: Request, payload: &[u8]) {
+        let sent = if ctx == *self.home {
+            Err(request)
+        } else {
+            self.worker.issuers.send(self.worker, ctx, request, payload)
+        };
+        if let Err(request) = sent {
+            execute(self.worker, self.thread, request, payload);
+        }
+    }
+
+    /// What captures mean for a record: whether it is prohibited, and which context's issuer has to execute it for the
+    /// driver to see the thread that began the capture.
+    #[cold]
+    fn captured(
+        &self,
+        request: &mut Request,
+        unsafe_in_capture: bool,
+        payload: &[u8],
+    ) -> Option<u64> {
+        let captures = &self.worker.captures;
+        if unsafe_in_capture {
+            let issuer = captures.prohibit(request.header.thread, request.capture_mode());
+            request.prohibited = issuer.is_some();
+            return issuer;
+        }
+        if request.header.call != call::cuStreamEndCapture {
+            return None;
+        }
+        let (args, _) = read_prefix::<wire::cuStreamEndCapture::Args>(payload)?;
+        let capture = captures.of(args.stream.0)?;
+        Some(capture.issuer)
     }
 }
 

@@ -131,9 +131,10 @@ fn start(worker: Arc<Worker>, index: u32) -> Option<Arc<Queue>> {
     let spawned = std::thread::Builder::new()
         .name(format!("lane-{index}"))
         .spawn(move || {
-            let mut thread = Executor::new(&worker.driver);
+            let mut thread = Executor::new(&worker.driver, 0);
             let spin = SpinBudget::new(SPIN);
             while let Some((request, payload)) = own.next(&spin) {
+                worker.issuers.settle(&worker, request.position, 0);
                 execute(&worker, &mut thread, request, &payload);
             }
         });

@@ -34,6 +34,7 @@ pub mod graphs;
 pub mod hand;
 pub mod image;
 pub mod issuer;
+pub mod issuers;
 pub mod lanes;
 pub mod launch;
 pub mod link;

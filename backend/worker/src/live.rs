@@ -250,6 +250,17 @@ impl Live {
 
 const CACHED: usize = 64;
 
+/// What [`HandleCache::find`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Live, of the asking thread's own context.
+    Own,
+    /// Live, of another context.
+    Foreign,
+    /// Not live.
+    Dead,
+}
+
 /// A thread's memory of handles it found live.
 #[derive(Debug)]
 pub struct HandleCache {
@@ -264,6 +275,34 @@ impl HandleCache {
         Self {
             kind,
             found: [(0, 0); CACHED],
+        }
+    }
+
+    /// Forgets what was found.
+    pub fn forget(&mut self) {
+        self.found = [(0, 0); CACHED];
+    }
+
+    /// Whether `handle` is live and belongs to context `own`, for the threads that issue for one; 0 takes all for own.
+    /// Only own ones are remembered.
+    #[inline]
+    pub fn find(&mut self, live: &Live, handle: u64, own: u64) -> Found {
+        let removals = live.removals(self.kind);
+        let place = (handle >> 4 ^ handle >> 10) as usize % CACHED;
+        let Some(slot) = self.found.get_mut(place) else {
+            return Found::Dead;
+        };
+        if *slot == (handle, removals) && handle != 0 {
+            return Found::Own;
+        }
+        match live.get(self.kind, handle) {
+            None => Found::Dead,
+            Some(entry) if own != 0 && entry.ctx != own => Found::Foreign,
+            Some(_) => {
+                // The count was read before the lookup, as in `check`.
+                *slot = (handle, removals);
+                Found::Own
+            }
         }
     }
 

@@ -213,7 +213,7 @@ fn serve(
         let (worker, listen) = (Arc::clone(&worker), setup.listen_path());
         move || {
             // Registration makes driver calls, which must not meet a capture.
-            let _relaxed = Executor::new(&worker.driver);
+            let _relaxed = Executor::new(&worker.driver, 0);
             control::serve(&worker, &daemon);
             // Whatever the other threads are in, nobody waits for its result any more.
             control::remove_stale_socket(listen);

@@ -2,6 +2,7 @@
 
 use crate::capture::Captures;
 use crate::copies::PostedCopies;
+use crate::issuers::Issuers;
 use crate::link::Links;
 use crate::live::{Live, lock};
 use crate::output::Output;
@@ -53,6 +54,8 @@ pub struct Worker {
     pub live: Live,
     /// Active captures.
     pub captures: Captures,
+    /// Issuers of contexts other than the first.
+    pub issuers: Issuers,
     /// Device memory.
     pub quota: Quota,
     /// Registration of shared memory with the driver.
@@ -111,6 +114,7 @@ impl Worker {
             channel: parts.channel,
             live: Live::default(),
             captures: Captures::default(),
+            issuers: Issuers::default(),
             quota: Quota::new(parts.quota),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),

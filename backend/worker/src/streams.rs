@@ -102,11 +102,12 @@ pub fn begin_capture(call: &mut Call<'_>) -> Outcome {
         stream: stream.0,
         thread: call.request.header.thread,
         mode,
+        issuer: call.thread.own(),
     });
     Ok(())
 }
 
-/// `cuStreamEndCapture`. All captures begin on the issuer, so the driver cannot see that another
+/// `cuStreamEndCapture`. Captures begin and end on one issuer, so the driver cannot see that another
 /// guest thread asks; that is judged here.
 ///
 /// # Errors

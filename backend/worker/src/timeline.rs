@@ -28,7 +28,7 @@ pub fn write(call: &mut Call<'_>, stream: CUstream, word: u64) -> Outcome {
         .ok_or(CUresult::NOT_SUPPORTED)?;
     // SAFETY: the stream is live, and the word lies in shared memory that stays mapped and is
     // registered with the driver.
-    let result = unsafe { write(stream, CUdeviceptr(word), call.request.stamp, 0) };
+    let result = unsafe { write(stream, CUdeviceptr(word), call.request.stamp(), 0) };
     call.result(result)?;
     let key = (call.request.header.scope, stream.0);
     let flushed = &mut call.thread.flushed;

@@ -9,9 +9,9 @@
 use crate::client::Client;
 use crate::stream::State;
 use crate::thread::{self, Lane, Thread};
-use vgpu_protocol::cuda::CUresult;
+use vgpu_protocol::cuda::{CUcontext, CUresult};
 use vgpu_protocol::wire::{
-    Blob, RECORD_BLOB, RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_REPLY,
+    Blob, RECORD_BLOB, RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_FOREIGN, RECORD_REPLY,
 };
 use zerocopy::IntoBytes;
 
@@ -123,6 +123,19 @@ fn header(
     }
 }
 
+/// The flag of commands that concern more than the current context.
+pub fn foreign(thread: &Thread, stream: &State) -> u16 {
+    foreign_to(thread, stream.ctx)
+}
+
+fn foreign_to(thread: &Thread, ctx: CUcontext) -> u16 {
+    if ctx == thread.current.get() {
+        0
+    } else {
+        RECORD_FOREIGN
+    }
+}
+
 /// What stands in the way of any call.
 fn permitted(client: &Client, thread: &Thread) -> Result<(), CUresult> {
     if thread.in_callback.get() {
@@ -164,14 +177,30 @@ pub fn post(
     parts: &[&[u8]],
     completion: Completion,
 ) -> Result<u32, CUresult> {
+    post_across(client, number, stream, stream.ctx, parts, completion)
+}
+
+/// As [`post`], for a command that also concerns an object of context `other`.
+///
+/// # Errors
+/// As [`post`].
+pub fn post_across(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    other: CUcontext,
+    parts: &[&[u8]],
+    completion: Completion,
+) -> Result<u32, CUresult> {
     thread::with(|thread| {
+        let across = foreign(thread, stream) | foreign_to(thread, other);
         permitted(client, thread)?;
         let lane = &*thread.lane(client)?;
         if delivers(number) {
             client.take_latched(lane.slot)?;
         }
         if client.posts_are_calls() {
-            let (_, stamp) = ask(client, thread, lane, number, 0, parts, &mut [])?;
+            let (_, stamp) = ask(client, thread, lane, number, across, parts, &mut [])?;
             stream.posted(stamp, false);
             if client.synchronous() && !client.capturing() {
                 stream.real_sync(client, thread, lane)?;
@@ -186,11 +215,11 @@ pub fn post(
                 let count = parts.len().min(MAX_PARTS - 1);
                 all[..count].copy_from_slice(&parts[..count]);
                 all[count] = &word;
-                let header = header(thread, lane, number, RECORD_FLUSH, 0);
+                let header = header(thread, lane, number, RECORD_FLUSH | across, 0);
                 client.send_noted(&header, &all[..=count], |stamp| stream.posted(stamp, true))
             }
             None => {
-                let header = header(thread, lane, number, 0, 0);
+                let header = header(thread, lane, number, across, 0);
                 client.send_noted(&header, parts, |stamp| stream.posted(stamp, false))
             }
         }
@@ -236,7 +265,8 @@ pub fn call_in_stream(
         if delivers(number) {
             client.take_latched(lane.slot)?;
         }
-        let (len, stamp) = ask(client, thread, lane, number, 0, parts, reply)?;
+        let across = foreign(thread, stream);
+        let (len, stamp) = ask(client, thread, lane, number, across, parts, reply)?;
         stream.posted(stamp, false);
         if client.synchronous() && !client.capturing() {
             stream.real_sync(client, thread, lane)?;

@@ -4,7 +4,8 @@
 //! in a parent it was forked from (`semantics.md` 20)?
 
 use crate::copy::copiers;
-use crate::{environment, log, stream, thread, visible};
+use crate::stream::State;
+use crate::{call, environment, log, stream, thread, visible};
 use core::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -492,16 +493,21 @@ impl Client {
         }
     }
 
-    /// Sends a record that nobody answers, for the calling thread.
+    /// Sends a record about `stream` that nobody answers, for the calling thread.
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub fn send_from_thread(&self, number: u16, payload: &[u8]) -> Result<u32, CUresult> {
+    pub fn send_from_thread(
+        &self,
+        number: u16,
+        stream: &State,
+        payload: &[u8],
+    ) -> Result<u32, CUresult> {
         thread::with(|thread| {
             let lane = &*thread.lane(self)?;
             let header = RecordHeader {
                 call: number,
-                flags: 0,
+                flags: call::foreign(thread, stream),
                 thread: lane.index,
                 reply_sequence: 0,
                 reply_address: lane.slot,

@@ -26,6 +26,8 @@ enum Last {
 
 #[derive(Debug)]
 struct Event {
+    /// The context it belongs to.
+    ctx: CUcontext,
     flags: u32,
     last: Mutex<Last>,
 }
@@ -63,7 +65,7 @@ pub fn recorded_elsewhere(event: CUevent) {
 /// `event` is null or valid.
 pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUresult> {
     let client = client::entered()?;
-    context::required()?;
+    let ctx = context::required()?;
     if event.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
@@ -85,6 +87,7 @@ pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUres
         .insert(
             handle,
             Arc::new(Event {
+                ctx,
                 flags,
                 last: Mutex::new(Last::Nothing),
             }),
@@ -133,10 +136,11 @@ fn record(
                 event: Word::of(event),
                 stream: Word::of(stream.handle),
             };
-            call::post(
+            call::post_across(
                 client,
                 number::cuEventRecord,
                 stream,
+                known.ctx,
                 &[args.as_bytes()],
                 Completion::Lazy,
             )?
@@ -147,10 +151,11 @@ fn record(
                 stream: Word::of(stream.handle),
                 flags: Word::of(flags),
             };
-            call::post(
+            call::post_across(
                 client,
                 number::cuEventRecordWithFlags,
                 stream,
+                known.ctx,
                 &[args.as_bytes()],
                 Completion::Lazy,
             )?
@@ -211,16 +216,17 @@ pub unsafe fn cuStreamWaitEvent(
 ) -> Result<(), CUresult> {
     let client = client::entered()?;
     let state = stream::find(client, stream, default)?;
-    find(event)?;
+    let known = find(event)?;
     let args = wire::cuStreamWaitEvent::Args {
         stream: Word::of(state.handle),
         event: Word::of(event),
         flags: Word::of(flags),
     };
-    call::post(
+    call::post_across(
         client,
         number::cuStreamWaitEvent,
         &state,
+        known.ctx,
         &[args.as_bytes()],
         Completion::Lazy,
     )

@@ -459,6 +459,10 @@ pub const RECORD_REPLY: u16 = 2;
 /// the record is answered.
 pub const RECORD_BLOB: u16 = 1 << 4;
 
+/// Record flag: the command concerns objects of a context that is not the record's scope. Everything before it is
+/// executed first, and nothing behind it overtakes it.
+pub const RECORD_FOREIGN: u16 = 1 << 5;
+
 /// Record flags: the posting thread's capture mode (`CU_STREAM_CAPTURE_MODE_*`) sits in two bits
 /// from here.
 pub const RECORD_CAPTURE_MODE_SHIFT: u16 = 2;

@@ -470,7 +470,7 @@ impl State {
             stream: self.handle.0,
             word: self.word,
         };
-        let stamp = client.send_from_thread(internal::FLUSH, args.as_bytes())?;
+        let stamp = client.send_from_thread(internal::FLUSH, self, args.as_bytes())?;
         self.posted(stamp, true);
         Ok(stamp)
     }
