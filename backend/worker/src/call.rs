@@ -101,7 +101,8 @@ impl Executor {
             .ok_or(CUresult::NOT_SUPPORTED)?;
         // SAFETY: the context is live or null.
         worker.result(unsafe { set(ctx) })?;
-        self.current = Some((scope, deaths));
+        // Not remembered when it is dead: the driver may give its handle to the next context.
+        self.current = (live || scope == 0).then_some((scope, deaths));
         Ok(())
     }
 
@@ -582,4 +583,50 @@ pub fn refuse(worker: &Arc<Worker>, thread: &mut Executor, request: Request, cod
         synchronised: false,
     };
     call.answer(Err(code));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Output;
+    use crate::state::{Addresses, Parts};
+    use std::sync::atomic::AtomicU64;
+    use vgpu_channel::link::Hello;
+    use vgpu_channel::loopback;
+    use vgpu_channel::server::Config;
+
+    /// The context that the driver was last asked to make current.
+    static CURRENT: AtomicU64 = AtomicU64::new(0);
+
+    unsafe extern "C" fn set_current(ctx: CUcontext) -> CUresult {
+        CURRENT.store(ctx.0, Ordering::Relaxed);
+        CUresult::SUCCESS
+    }
+
+    #[test]
+    fn a_context_with_the_handle_of_a_dead_one_is_made_current_anew() {
+        let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
+        let worker = Worker::new(Parts {
+            driver: Driver {
+                cuCtxSetCurrent: Some(set_current),
+                ..Driver::default()
+            },
+            channel: Arc::clone(&pair.server),
+            quota: 0,
+            addresses: Addresses::Anywhere,
+            output: Output::none(),
+            devices: 1,
+            primaries: vec![0x1000],
+        });
+        let mut thread = Executor::new(&worker.driver, 0);
+        assert_eq!(thread.switch(&worker, 0x1000), Ok(()));
+        assert_eq!(CURRENT.load(Ordering::Relaxed), 0x1000);
+        worker.live.remove(Kind::Context, 0x1000);
+        // A thread that still has work of the dead context runs in none.
+        assert_eq!(thread.switch(&worker, 0x1000), Ok(()));
+        assert_eq!(CURRENT.load(Ordering::Relaxed), 0);
+        worker.live.enter(Kind::Context, 0x1000, Entry::default());
+        assert_eq!(thread.switch(&worker, 0x1000), Ok(()));
+        assert_eq!(CURRENT.load(Ordering::Relaxed), 0x1000);
+    }
 }
