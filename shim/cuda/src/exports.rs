@@ -5,7 +5,7 @@
 //! crate's modules. Stubs say so: they return `CUDA_ERROR_NOT_SUPPORTED` and are named in the log.
 
 use crate::stream::NullStream;
-use crate::{call, client, guard, hand, log, stream};
+use crate::{call, client, guard, hand, stream};
 use core::ffi::{c_char, c_void};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::wire::{self, Word};
@@ -104,7 +104,7 @@ macro_rules! automatic {
         /// As the CUDA driver API says of this function.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $symbol($($arg: parameter!($dir $ty)),*) -> CUresult {
-            guard::result(|| {
+            guard::call(stringify!($symbol), || {
                 let client = client::entered()?;
                 $(check!($dir $arg);)*
                 let args = wire::$name::Args { $($arg: encode!($dir client $default, $arg)),* };
@@ -126,7 +126,7 @@ macro_rules! manual {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $symbol($($arg: parameter!($dir $ty)),*) -> CUresult {
             // SAFETY: the caller's contract, passed on.
-            guard::result(|| unsafe { hand::$name($($default,)? $($arg),*) })
+            guard::call(stringify!($symbol), || unsafe { hand::$name($($default,)? $($arg),*) })
         }
     };
 }
@@ -136,7 +136,7 @@ macro_rules! refused {
         #[doc = concat!("`", stringify!($name), "`: not implemented.")]
         #[unsafe(no_mangle)]
         pub extern "C" fn $name($(_: parameter!($dir $ty)),*) -> CUresult {
-            guard::result(|| unsupported(stringify!($name)))
+            guard::call(stringify!($name), unsupported)
         }
     };
 }
@@ -204,7 +204,7 @@ macro_rules! stubs {
             #[doc = concat!("`", stringify!($name), "`: not implemented.")]
             #[unsafe(no_mangle)]
             pub extern "C" fn $name() -> CUresult {
-                guard::result(|| unsupported(stringify!($name)))
+                guard::call(stringify!($name), unsupported)
             }
         )*
         const STUB_EXPORTS: &[Export] = &[$(
@@ -214,19 +214,9 @@ macro_rules! stubs {
 }
 cuda_stubs!(stubs);
 
-/// Names an unimplemented function in the log, once, and refuses.
-fn unsupported(name: &'static str) -> Result<(), CUresult> {
+/// What is not implemented.
+fn unsupported() -> Result<(), CUresult> {
     client::entered()?;
-    static NAMED: std::sync::Mutex<Vec<&'static str>> = std::sync::Mutex::new(Vec::new());
-    let mut named = NAMED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if !named.contains(&name) {
-        named.push(name);
-        log::line(format_args!(
-            "{name} is not supported: CUDA_ERROR_NOT_SUPPORTED"
-        ));
-    }
     Err(CUresult::NOT_SUPPORTED)
 }
 

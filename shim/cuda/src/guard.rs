@@ -1,6 +1,8 @@
 //! The border to C: no panic crosses it.
 
+use crate::log;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use vgpu_protocol::cuda::CUresult;
 
 /// Runs `body` and turns its outcome into a result code; a panic, which would be a defect of ours,
@@ -9,6 +11,32 @@ pub fn result(body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result.into(),
         Err(_) => CUresult::UNKNOWN,
+    }
+}
+
+/// Like [`result`], for the exported function `name`: the first time it answers `NOT_SUPPORTED`, whatever part of it is not,
+/// the log says so.
+#[inline]
+pub fn call(name: &'static str, body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
+    let code = result(body);
+    if code == CUresult::NOT_SUPPORTED {
+        refused(name);
+    }
+    code
+}
+
+#[cold]
+fn refused(name: &'static str) {
+    static NAMED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    if !log::enabled() {
+        return;
+    }
+    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !named.contains(&name) {
+        named.push(name);
+        log::line(format_args!(
+            "{name} is not supported: CUDA_ERROR_NOT_SUPPORTED"
+        ));
     }
 }
 
