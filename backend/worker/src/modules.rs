@@ -368,7 +368,8 @@ pub fn enter_function(call: &Call<'_>, kind: Kind, handle: u64, owner: u64) -> A
     let entry = Entry {
         ctx,
         owner,
-        layout: Some(Arc::clone(&layout)),
+        // What the driver could not tell now, without a current context say, it is asked again.
+        layout: layout.known.then(|| Arc::clone(&layout)),
         ..Entry::default()
     };
     call.worker.live.enter(kind, handle, entry);

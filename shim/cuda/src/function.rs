@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::{call as number, internal};
 use vgpu_protocol::wire::{self, FunctionReply, Param, Word, read_prefix};
@@ -33,14 +33,45 @@ pub struct Info {
     pub container: u64,
     /// Its name, if it was looked up by name.
     pub name: Option<CString>,
-    /// Offset and size of each parameter, or `None` if the driver could not tell.
-    pub params: Option<Box<[Param]>>,
-    /// Bytes of the parameter buffer.
-    pub params_len: u32,
+    /// Its parameters, once the driver could tell them: see [`Info::parameters`].
+    parameters: OnceLock<Parameters>,
     /// Attribute values asked for before.
     attributes: Mutex<HashMap<(i32, i32), i32>>,
     /// Occupancy answers, by block size, dynamic shared memory and flags.
     occupancy: Mutex<HashMap<(i32, usize, u32), i32>>,
+}
+
+/// The parameters of a function.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    /// Offset and size of each.
+    pub list: Box<[Param]>,
+    /// Bytes of the buffer that they are packed into.
+    pub len: u32,
+}
+
+impl Info {
+    /// The parameters. The driver tells those of a kernel only where a context is current, which need not be so where it was
+    /// looked up: then it is asked again.
+    ///
+    /// # Errors
+    /// `NOT_SUPPORTED` when the driver cannot tell.
+    pub fn parameters(&self, client: &Client) -> Result<&Parameters, CUresult> {
+        match self.parameters.get() {
+            Some(known) => Ok(known),
+            None => self.ask(client),
+        }
+    }
+
+    #[cold]
+    fn ask(&self, client: &Client) -> Result<&Parameters, CUresult> {
+        let mut reply = [0; vgpu_channel::reply::PAYLOAD_BYTES];
+        let len = ask_for(client, self.handle, self.is_kernel, 0, &mut reply)?;
+        let (head, rest) = read_prefix::<FunctionReply>(&reply[..len]).ok_or(CUresult::UNKNOWN)?;
+        let parameters =
+            parameters(client, &head, rest, self.is_kernel)?.ok_or(CUresult::NOT_SUPPORTED)?;
+        Ok(self.parameters.get_or_init(|| parameters))
+    }
 }
 
 static FUNCTIONS: LazyLock<RwLock<HashMap<u64, Arc<Info>>>> = LazyLock::new(RwLock::default);
@@ -145,7 +176,7 @@ pub fn enter_from(
     name: Option<CString>,
 ) -> Result<u64, CUresult> {
     let is_kernel = origin == Origin::Kernel;
-    let (head, mut rest) = read_prefix::<FunctionReply>(reply).ok_or(CUresult::UNKNOWN)?;
+    let (head, rest) = read_prefix::<FunctionReply>(reply).ok_or(CUresult::UNKNOWN)?;
     if let Some(known) = FUNCTIONS
         .read()
         .unwrap_or_else(PoisonError::into_inner)
@@ -156,38 +187,10 @@ pub fn enter_from(
     {
         return Ok(head.handle);
     }
-    let mut params = Vec::new();
-    if head.flags & 1 == 0 && head.param_count <= MAX_PARAMS {
-        take_params(&mut params, head.present, &mut rest);
-        while params.len() < head.param_count as usize {
-            let args = wire::ParamLayout {
-                function: head.handle,
-                first: params.len() as u32,
-                flags: u32::from(is_kernel),
-            };
-            let mut more = [0; vgpu_channel::reply::PAYLOAD_BYTES];
-            let len = call::call_variable(
-                client,
-                internal::PARAM_LAYOUT,
-                &[args.as_bytes()],
-                &mut more,
-            )?;
-            let (head, mut rest) =
-                read_prefix::<FunctionReply>(&more[..len]).ok_or(CUresult::UNKNOWN)?;
-            let before = params.len();
-            take_params(&mut params, head.present, &mut rest);
-            if params.len() == before {
-                return Err(CUresult::UNKNOWN);
-            }
-        }
-    }
-    let layout_known = head.flags & 1 == 0
-        && params.iter().all(|param| {
-            param
-                .offset
-                .checked_add(param.size)
-                .is_some_and(|end| end <= head.params_len)
-        });
+    let parameters = match parameters(client, &head, rest, is_kernel)? {
+        Some(known) => OnceLock::from(known),
+        None => OnceLock::new(),
+    };
     let info = Arc::new(Info {
         handle: head.handle,
         is_kernel,
@@ -197,8 +200,7 @@ pub fn enter_from(
         },
         container,
         name,
-        params: layout_known.then(|| params.into_boxed_slice()),
-        params_len: head.params_len,
+        parameters,
         attributes: Mutex::default(),
         occupancy: Mutex::default(),
     });
@@ -208,6 +210,57 @@ pub fn enter_from(
         .insert(head.handle, info);
     forget_signatures();
     Ok(head.handle)
+}
+
+/// Asks the worker for the parameters of a function from the `first` on.
+fn ask_for(
+    client: &Client,
+    function: u64,
+    is_kernel: bool,
+    first: u32,
+    reply: &mut [u8],
+) -> Result<usize, CUresult> {
+    let args = wire::ParamLayout {
+        function,
+        first,
+        flags: u32::from(is_kernel),
+    };
+    call::call_variable(client, internal::PARAM_LAYOUT, &[args.as_bytes()], reply)
+}
+
+/// The parameters that a worker's reply begins with; asks for the rest. `None` when the driver could not tell them.
+fn parameters(
+    client: &Client,
+    head: &FunctionReply,
+    mut rest: &[u8],
+    is_kernel: bool,
+) -> Result<Option<Parameters>, CUresult> {
+    if head.flags & 1 != 0 || head.param_count > MAX_PARAMS {
+        return Ok(None);
+    }
+    let mut params = Vec::new();
+    take_params(&mut params, head.present, &mut rest);
+    while params.len() < head.param_count as usize {
+        let before = params.len();
+        let mut more = [0; vgpu_channel::reply::PAYLOAD_BYTES];
+        let len = ask_for(client, head.handle, is_kernel, before as u32, &mut more)?;
+        let (head, mut rest) =
+            read_prefix::<FunctionReply>(&more[..len]).ok_or(CUresult::UNKNOWN)?;
+        take_params(&mut params, head.present, &mut rest);
+        if params.len() == before {
+            return Err(CUresult::UNKNOWN);
+        }
+    }
+    let fits = params.iter().all(|param| {
+        param
+            .offset
+            .checked_add(param.size)
+            .is_some_and(|end| end <= head.params_len)
+    });
+    Ok(fits.then(|| Parameters {
+        list: params.into_boxed_slice(),
+        len: head.params_len,
+    }))
 }
 
 fn take_params(params: &mut Vec<Param>, present: u32, rest: &mut &[u8]) {
@@ -230,13 +283,14 @@ pub fn container_gone(container: u64) {
 }
 
 fn param_info(
+    client: &Client,
     info: &Info,
     index: usize,
     offset: *mut usize,
     size: *mut usize,
 ) -> Result<(), CUresult> {
-    let params = info.params.as_ref().ok_or(CUresult::NOT_SUPPORTED)?;
-    let param = params.get(index).ok_or(CUresult::INVALID_VALUE)?;
+    let param = info.parameters(client)?.list.get(index);
+    let param = param.ok_or(CUresult::INVALID_VALUE)?;
     write(offset, param.offset as usize)?;
     if !size.is_null() {
         write(size, param.size as usize)?;
@@ -254,13 +308,13 @@ pub unsafe fn cuFuncGetParamInfo(
     offset: *mut usize,
     size: *mut usize,
 ) -> Result<(), CUresult> {
-    client::entered()?;
+    let client = client::entered()?;
     let info = find(function.0)?;
     if info.is_kernel {
         // As measured: a kernel cast to a function is refused here.
         return Err(CUresult::INVALID_HANDLE);
     }
-    param_info(&info, index, offset, size)
+    param_info(client, &info, index, offset, size)
 }
 
 /// `cuKernelGetParamInfo`.
@@ -273,8 +327,8 @@ pub unsafe fn cuKernelGetParamInfo(
     offset: *mut usize,
     size: *mut usize,
 ) -> Result<(), CUresult> {
-    client::entered()?;
-    param_info(&*find(kernel.0)?, index, offset, size)
+    let client = client::entered()?;
+    param_info(client, &*find(kernel.0)?, index, offset, size)
 }
 
 /// The name of a function that was looked up by name.

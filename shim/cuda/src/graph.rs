@@ -102,7 +102,7 @@ pub unsafe fn cuGraphAddKernelNode_v2(
     count: usize,
     params: *const CUDA_KERNEL_NODE_PARAMS,
 ) -> Result<(), CUresult> {
-    client::entered()?;
+    let client = client::entered()?;
     // SAFETY: the caller's contract.
     unsafe {
         let params = params.as_ref().ok_or(CUresult::INVALID_VALUE)?;
@@ -111,7 +111,7 @@ pub unsafe fn cuGraphAddKernelNode_v2(
         } else {
             params.ctx
         };
-        let (head, bytes) = launch::for_node(params)?;
+        let (head, bytes) = launch::for_node(client, params)?;
         let place = Place {
             graph,
             dependencies,
@@ -505,7 +505,7 @@ unsafe fn set_kernel_params(
     let client = client::entered()?;
     // SAFETY: the caller's contract.
     let (head, bytes) =
-        unsafe { launch::for_node(params.as_ref().ok_or(CUresult::INVALID_VALUE)?)? };
+        unsafe { launch::for_node(client, params.as_ref().ok_or(CUresult::INVALID_VALUE)?)? };
     call::call(
         client,
         number,
@@ -615,7 +615,7 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
         bytes: bytes.into(),
         pointers: Box::default(),
     };
-    let layout = info.params.as_deref().unwrap_or_default();
+    let layout = &info.parameters(client)?.list;
     let start = handed.bytes.as_mut_ptr() as usize;
     if layout
         .iter()

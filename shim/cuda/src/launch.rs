@@ -137,6 +137,7 @@ impl Params<'_> {
 /// `params` has a pointer for each parameter, each to as many bytes as the parameter has; `extra` is
 /// a list as `cuLaunchKernel` takes it. Either may be null.
 unsafe fn pack<'a>(
+    client: &Client,
     info: &Info,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
@@ -148,11 +149,11 @@ unsafe fn pack<'a>(
         // SAFETY: the caller's contract.
         return unsafe { given(extra) };
     }
-    let layout = info.params.as_ref().ok_or(CUresult::NOT_SUPPORTED)?;
-    if !layout.is_empty() && params.is_null() {
+    let layout = info.parameters(client)?;
+    if !layout.list.is_empty() && params.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    let len = info.params_len as usize;
+    let len = layout.len as usize;
     let mut packed = if len <= INLINE_BYTES {
         Params::Short {
             bytes: [0; INLINE_BYTES],
@@ -168,7 +169,7 @@ unsafe fn pack<'a>(
         Params::Long(bytes) => bytes,
         Params::Given(_) => &mut [],
     };
-    for (at, param) in layout.iter().enumerate() {
+    for (at, param) in layout.list.iter().enumerate() {
         // SAFETY: the caller's contract: one pointer per parameter.
         let from = unsafe { *params.add(at) };
         let (offset, size) = (param.offset as usize, param.size as usize);
@@ -333,7 +334,7 @@ pub unsafe fn cuLaunchKernel(
         cooperative: false,
     };
     // SAFETY: the caller's contract.
-    let params = unsafe { pack(&info, params, extra)? };
+    let params = unsafe { pack(client, &info, params, extra)? };
     launch(client, &request, &info, &stream, params.bytes()).map(|_| ())
 }
 
@@ -367,7 +368,7 @@ pub unsafe fn cuLaunchCooperativeKernel(
         cooperative: true,
     };
     // SAFETY: the caller's contract.
-    let params = unsafe { pack(&info, params, core::ptr::null_mut())? };
+    let params = unsafe { pack(client, &info, params, core::ptr::null_mut())? };
     launch(client, &request, &info, &stream, params.bytes()).map(|_| ())
 }
 
@@ -421,7 +422,7 @@ pub unsafe fn cuLaunchKernelEx(
         cooperative: false,
     };
     // SAFETY: the caller's contract.
-    let params = unsafe { pack(&info, params, extra)? };
+    let params = unsafe { pack(client, &info, params, extra)? };
     let node = launch(client, &request, &info, &stream, params.bytes())?;
     if node != 0 {
         for attribute in attributes {
@@ -438,7 +439,10 @@ pub unsafe fn cuLaunchKernelEx(
 ///
 /// # Safety
 /// `node.params` and `node.extra` as the CUDA driver API says.
-pub unsafe fn for_node(node: &CUDA_KERNEL_NODE_PARAMS) -> Result<(Launch, Vec<u8>), CUresult> {
+pub unsafe fn for_node(
+    client: &Client,
+    node: &CUDA_KERNEL_NODE_PARAMS,
+) -> Result<(Launch, Vec<u8>), CUresult> {
     let handle = if node.function.is_null() {
         node.kernel.0
     } else {
@@ -446,7 +450,7 @@ pub unsafe fn for_node(node: &CUDA_KERNEL_NODE_PARAMS) -> Result<(Launch, Vec<u8
     };
     let info = function::find(handle)?;
     // SAFETY: the caller's contract.
-    let params = unsafe { pack(&info, node.params, node.extra)? };
+    let params = unsafe { pack(client, &info, node.params, node.extra)? };
     let request = Request {
         function: CUfunction(handle),
         grid: node.grid,
