@@ -14,7 +14,7 @@ use std::time::Duration;
 use vgpu_channel::client::{Channel, ConnectError, PostError};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
 use vgpu_channel::link::{Hello, LinkError};
-use vgpu_channel::ring::RecordHeader;
+use vgpu_channel::ring::{HEADER_BYTES, RecordHeader};
 use vgpu_channel::staging::{Staging, Words};
 use vgpu_channel::timeline;
 use vgpu_channel::wait::{SpinBudget, WaitError, usable_cpus};
@@ -464,6 +464,13 @@ impl Client {
         note: impl FnOnce(u32),
     ) -> Result<u32, CUresult> {
         let len = parts.iter().map(|part| part.len()).sum();
+        if HEADER_BYTES + len > call::MAX_COPIED {
+            log::line(format_args!(
+                "a record of call {} and {len} bytes is too long",
+                header.call
+            ));
+            return Err(CUresult::UNKNOWN);
+        }
         let mut record = match self.channel.reserve(len) {
             Ok(record) => record,
             Err(PostError::PeerGone) => return Err(self.gone()),

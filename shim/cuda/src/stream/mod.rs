@@ -461,7 +461,7 @@ impl State {
     }
 
     /// Makes sure that the word will be written behind the last command; gives the stamp to wait for.
-    fn flush(&self, client: &Client) -> Result<u32, CUresult> {
+    pub fn flush(&self, client: &Client) -> Result<u32, CUresult> {
         let last = self.last();
         if reached(self.flushed.load(Ordering::Acquire), last) {
             return Ok(last);
