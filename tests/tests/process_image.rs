@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use support::{Client, alone, backend, parts};
 use vgpu_e2e::process::mapped_files;
 
@@ -55,4 +58,48 @@ fn vgpu_run_gives_a_program_the_shim_and_returns_its_exit_status() {
         "{}",
         missing.stderr
     );
+}
+
+/// A set-user-id program is not steered by its caller: neither to another backend nor to talk.
+#[test]
+fn a_privileged_program_ignores_our_variables() {
+    const NOBODY: u32 = 65_534;
+    let _turn = alone();
+    let backend = backend();
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |from: &Path, name: &str, mode: u32, owner: Option<u32>| {
+        let to = folder.path().join(name);
+        std::fs::copy(from, &to).expect("it can be copied");
+        // Changing the owner takes the bit away again, so it comes first.
+        let given = std::os::unix::fs::chown(&to, owner, owner);
+        std::fs::set_permissions(&to, PermissionsExt::from_mode(mode)).expect("it is ours");
+        given.is_ok().then_some(to)
+    };
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let library = parts().library_folder.join("libcuda.so.1");
+    let library = place(&library, "libcuda.so.1", 0o644, None).expect("it is ours");
+    let client = Path::new(env!("CARGO_BIN_EXE_e2e-client"));
+    let plain = place(client, "plain", 0o755, None).expect("it is ours");
+    let run = |program: &Path, mode: &str| {
+        let mut command = std::process::Command::new(program);
+        command.arg(mode).arg(&library);
+        backend.attach(&mut command, &[]);
+        command.env("VGPU_LOG", "1");
+        let output = vgpu_e2e::command::run(&mut command, support::PATIENCE).expect("it runs");
+        (output.stdout, output.stderr)
+    };
+    let (stdout, _) = run(&plain, "init");
+    assert_eq!(stdout, "init 0\n", "the variables lead to the backend");
+    let privileged = place(client, "privileged", 0o4755, Some(NOBODY));
+    let Some(privileged) =
+        privileged.filter(|program| run(program, "secure").0 == "secure 1\n")
+    else {
+        println!("not checked: needs root, and a file system that honours the set-user-id bit");
+        return;
+    };
+    let (stdout, stderr) = run(&privileged, "init");
+    assert_eq!(stderr, "", "VGPU_LOG is ignored");
+    if !Path::new("/run/vgpu/vgpu.sock").exists() {
+        assert_eq!(stdout, "init 100\n", "VGPU_SOCKET is ignored");
+    }
 }

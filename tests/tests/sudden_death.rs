@@ -48,6 +48,34 @@ impl Moments {
     }
 }
 
+/// How long the slowest step of a test took. It is printed and not checked: the limits are, and they are wide.
+struct Slowest {
+    what: &'static str,
+    time: Duration,
+}
+
+impl Slowest {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            time: Duration::ZERO,
+        }
+    }
+
+    fn of<T>(&mut self, step: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = step();
+        self.time = self.time.max(start.elapsed());
+        result
+    }
+}
+
+impl Drop for Slowest {
+    fn drop(&mut self) {
+        println!("slowest of {}: {:?}", self.what, self.time);
+    }
+}
+
 fn kill(pid: u32) {
     let pid = i32::try_from(pid)
         .ok()
@@ -150,6 +178,7 @@ fn a_killed_program_leaves_nothing_and_disturbs_nobody() {
     let bystander = Client::start(&backend, "launch");
     bystander.wait_until_ready();
     let before = settled_descriptors(&backend);
+    let mut cleaning = Slowest::new("cleaning up after a killed program");
     for round in 0..kills() {
         let mut victim = Client::start(&backend, MODES[round as usize % MODES.len()]);
         victim.wait_until_ready();
@@ -160,7 +189,7 @@ fn a_killed_program_leaves_nothing_and_disturbs_nobody() {
             "a client shares memory with its worker"
         );
         victim.kill();
-        remains.vanish(&backend);
+        cleaning.of(|| remains.vanish(&backend));
     }
     assert_undisturbed(bystander);
 }
@@ -191,6 +220,8 @@ fn a_program_whose_worker_is_killed_gets_an_error() {
     let bystander = Client::start(&backend, "copy");
     bystander.wait_until_ready();
     let before = settled_descriptors(&backend);
+    let mut telling = Slowest::new("telling a program that its worker was killed");
+    let mut cleaning = Slowest::new("cleaning up after a killed worker");
     for round in 0..kills() {
         let mut survivor = Client::start(&backend, MODES[round as usize % MODES.len()]);
         survivor.wait_until_ready();
@@ -199,10 +230,10 @@ fn a_program_whose_worker_is_killed_gets_an_error() {
         std::thread::sleep(moments.pause());
         let remains = Remains::of(&backend, survivor.pid(), before);
         kill(workers[0]);
-        let (code, last) = survivor.end(TOLD_WITHIN);
+        let (code, last) = telling.of(|| survivor.end(TOLD_WITHIN));
         assert_eq!(code, Some(3), "the survivor ended with '{last}'");
         assert!(last.starts_with("error "), "the survivor said '{last}'");
-        remains.vanish(&backend);
+        cleaning.of(|| remains.vanish(&backend));
     }
     assert_undisturbed(bystander);
 }
@@ -212,13 +243,14 @@ fn a_program_whose_daemon_is_killed_ends_or_gets_an_error_and_a_new_daemon_serve
     let _turn = alone();
     let mut backend = backend();
     let mut moments = Moments::new();
+    let mut telling = Slowest::new("telling a program that its daemon was killed");
     for round in 0..kills() {
         let mut survivor = Client::start(&backend, MODES[round as usize % MODES.len()]);
         survivor.wait_until_ready();
         std::thread::sleep(moments.pause());
         let orphans: Vec<u32> = family(backend.pid());
         kill(backend.pid());
-        let (code, last) = survivor.end(TOLD_WITHIN);
+        let (code, last) = telling.of(|| survivor.end(TOLD_WITHIN));
         assert_eq!(code, Some(3), "the survivor ended with '{last}'");
         // The daemon itself stays a zombie until it is reaped, which counts as gone.
         eventually(CLEAN_WITHIN, "a worker outlives its daemon", || {

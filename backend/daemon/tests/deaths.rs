@@ -4,6 +4,7 @@ mod common;
 
 use common::{Daemon, until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use vgpu_channel::link::{Hello, LinkStatus, Socket, Welcome};
 use vgpu_protocol::number::internal;
@@ -141,6 +142,102 @@ fn more_clients_than_allowed_are_told_so() {
     assert_eq!(LinkStatus::from_word(welcome.status), LinkStatus::Busy);
     assert!(fds.is_empty());
     drop(first);
+}
+
+/// Says hello and gives the answer's status, and the socket, which keeps a client's place.
+fn knock(path: &std::path::Path) -> (LinkStatus, Socket) {
+    let socket = Socket::connect(path, Duration::from_secs(5)).unwrap();
+    socket.send(Hello::new(0, 0).as_bytes(), &[]).unwrap();
+    let (bytes, _) = socket
+        .receive_with_fds::<{ size_of::<Welcome>() }>(common::LONG)
+        .unwrap();
+    let welcome = Welcome::read_from_bytes(&bytes).unwrap();
+    (LinkStatus::from_word(welcome.status), socket)
+}
+
+#[test]
+fn a_user_with_too_many_clients_is_told_so_and_others_are_served() {
+    let daemon = Daemon::start(&["--max-clients", "8", "--max-clients-per-user", "2"]);
+    // The connection that saw the daemon listen may take a moment to be forgotten.
+    let mut mine = Vec::new();
+    until(|| {
+        let (status, socket) = knock(&daemon.socket());
+        if status == LinkStatus::Ok {
+            mine.push(socket);
+        }
+        mine.len() == 2
+    });
+    assert_eq!(knock(&daemon.socket()).0, LinkStatus::Busy);
+    if rustix::process::geteuid().is_root() {
+        let folder = daemon.socket().parent().unwrap().to_owned();
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+        let path = daemon.socket();
+        let other = std::thread::spawn(move || {
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            // Of this thread only, which does nothing but connect and then ends.
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            knock(&path).0
+        });
+        assert_eq!(other.join().unwrap(), LinkStatus::Ok);
+    }
+    assert_eq!(knock(&daemon.socket()).0, LinkStatus::Busy);
+    // A place that was given back is free again.
+    drop(mine.pop());
+    until(|| knock(&daemon.socket()).0 == LinkStatus::Ok);
+}
+
+#[test]
+fn a_worker_holds_nothing_of_the_daemons_but_its_own_channel() {
+    // Without close-on-exec, so that the daemon inherits it: what a careless service manager does.
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let inherited = rustix::io::dup(secret.as_file()).unwrap();
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+    let worker = daemon.workers()[0];
+    drop(inherited);
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{worker}/fd")) else {
+        // Not dumpable, so only root may look.
+        assert!(!rustix::process::geteuid().is_root());
+        return;
+    };
+    let held: Vec<String> = entries
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .map(|target| target.display().to_string())
+        .collect();
+    let foreign: Vec<&String> = held
+        .iter()
+        .filter(|target| {
+            !["/memfd:", "anon_inode:", "socket:", "pipe:", "/dev/null"]
+                .iter()
+                .any(|own| target.starts_with(own))
+        })
+        .collect();
+    assert!(foreign.is_empty(), "the worker holds {foreign:?}");
+    // Sockets: the link to the daemon and nothing that listens. Pipes: its log.
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = daemon.socket().display().to_string();
+    let listening = sockets.lines().filter(|line| line.ends_with(&path));
+    for line in listening {
+        let inode = line.split_whitespace().nth(6).unwrap();
+        assert!(
+            !held.contains(&format!("socket:[{inode}]")),
+            "the worker holds the socket of the daemon or of a client"
+        );
+    }
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    for entry in environment.split(|byte| *byte == 0) {
+        let entry = String::from_utf8_lossy(entry);
+        let name = entry.split('=').next().unwrap_or_default();
+        assert!(
+            name.is_empty() || name == "LD_LIBRARY_PATH" || name.starts_with("CUDA_"),
+            "the worker has {entry} from the daemon"
+        );
+    }
+    // Executed anew: its command line is its own, not the daemon's.
+    let line = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line);
+    assert!(line.contains("worker") && !line.contains("--listen"), "{line}");
 }
 
 #[test]

@@ -9,16 +9,22 @@
 use crate::client::Client;
 use crate::stream::State;
 use crate::thread::{self, Lane, Thread};
+use vgpu_channel::ring::HEADER_BYTES;
 use vgpu_protocol::cuda::{CUcontext, CUresult};
+use vgpu_protocol::number::{CALLS, Class};
 use vgpu_protocol::wire::{
     Blob, RECORD_BLOB, RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_FOREIGN, RECORD_REPLY,
 };
 use zerocopy::IntoBytes;
 
-/// Bytes of payload that are copied between reserving and publishing a record, at most; what is
-/// longer goes through the heap first, because a producer that is descheduled in between stalls
-/// everyone (`semantics.md` 13).
-pub const INLINE_BYTES: usize = 512;
+/// Bytes that are copied between reserving and publishing a record, at most, header included: a
+/// producer that is descheduled in between stalls everyone (`semantics.md` 13).
+/// [`Client::send_noted`] sends nothing longer.
+pub const MAX_COPIED: usize = 512;
+
+/// Bytes of payload in a record, beside the timeline word's address; what is longer goes through
+/// the heap first.
+pub const INLINE_BYTES: usize = MAX_COPIED - HEADER_BYTES - size_of::<u64>();
 
 /// Sends a call and waits for the answer, which must have at least `reply.len()` bytes.
 ///
@@ -166,6 +172,29 @@ pub enum Completion {
     Waited,
 }
 
+/// The table's closed list of what is posted (`semantics.md` 9), by number.
+static POSTED: [bool; NUMBERS] = posted();
+
+/// Numbers of calls end below this.
+const NUMBERS: usize = 1024;
+
+const fn posted() -> [bool; NUMBERS] {
+    let mut posted = [false; NUMBERS];
+    let mut at = 0;
+    while at < CALLS.len() {
+        posted[CALLS[at].number as usize] = matches!(CALLS[at].class, Class::Post);
+        at += 1;
+    }
+    posted
+}
+
+/// Whether the table lets a call be posted; what it does not, travels as a call whoever sends it.
+fn may_be_posted(number: u16) -> bool {
+    POSTED
+        .get(usize::from(number))
+        .is_some_and(|posted| *posted)
+}
+
 /// Sends a command of `stream` without waiting for it and gives its stamp on the stream's timeline.
 ///
 /// # Errors
@@ -199,7 +228,7 @@ pub fn post_across(
         if delivers(number) {
             client.take_latched(lane.slot)?;
         }
-        if client.posts_are_calls() {
+        if client.posts_are_calls() || !may_be_posted(number) {
             let (_, stamp) = ask(client, thread, lane, number, across, parts, &mut [])?;
             stream.posted(stamp, false);
             if client.synchronous() && !client.capturing() {
@@ -248,7 +277,8 @@ fn delivers(number: u16) -> bool {
 /// Pieces of a record's payload, the timeline word's address included.
 const MAX_PARTS: usize = 6;
 
-/// Sends a stream command as a call: its own error is the result, and it counts on the timeline.
+/// Sends a stream command as a call: its own error is the result, and it counts on the timeline,
+/// waiting for room there as posts do.
 ///
 /// # Errors
 /// As [`call`].
@@ -266,8 +296,13 @@ pub fn call_in_stream(
             client.take_latched(lane.slot)?;
         }
         let across = foreign(thread, stream);
+        // A driver's stream that is full blocks the issuer, however the command came to it.
+        let flush = !client.posts_are_calls() && stream.make_room(client)?;
         let (len, stamp) = ask(client, thread, lane, number, across, parts, reply)?;
         stream.posted(stamp, false);
+        if flush {
+            stream.flush(client)?;
+        }
         if client.synchronous() && !client.capturing() {
             stream.real_sync(client, thread, lane)?;
         }
@@ -357,5 +392,27 @@ impl Drop for Block<'_> {
     fn drop(&mut self) {
         // With the worker dead the block is not reused either way.
         let _ = self.client.channel().free(self.blob.addr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_protocol::number::call;
+
+    #[test]
+    fn launches_are_posted_and_host_functions_are_not() {
+        assert!(may_be_posted(call::cuLaunchKernel));
+        assert!(may_be_posted(call::cuMemFreeAsync));
+        for number in [
+            call::cuLaunchHostFunc,
+            call::cuStreamAddCallback,
+            call::cuMemFree_v2,
+            call::cuModuleUnload,
+            call::cuFuncSetAttribute,
+        ] {
+            assert!(!may_be_posted(number), "{number}");
+        }
+        assert!(!may_be_posted(u16::MAX));
     }
 }

@@ -1,7 +1,7 @@
 //! Host functions and stream callbacks: the program's code, run by one dispatcher thread of ours in
 //! stream order while the worker's stream waits. CUDA calls are not permitted in it, as natively.
 
-use crate::call::{self, Completion};
+use crate::call;
 use crate::client::{self, Client};
 use crate::stream::{self, NullStream};
 use crate::{guard, log, thread};
@@ -146,5 +146,5 @@ fn enqueue(
         kind,
         pad: 0,
     };
-    call::post(client, number, &state, &[args.as_bytes()], Completion::Lazy).map(|_| ())
+    call::call_in_stream(client, number, &state, &[args.as_bytes()], &mut []).map(|_| ())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use vgpu_channel::client::{Channel, ConnectError, PostError};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
 use vgpu_channel::link::{Hello, LinkError};
-use vgpu_channel::ring::RecordHeader;
+use vgpu_channel::ring::{HEADER_BYTES, RecordHeader};
 use vgpu_channel::staging::{Staging, Words};
 use vgpu_channel::timeline;
 use vgpu_channel::wait::{SpinBudget, WaitError, usable_cpus};
@@ -132,8 +132,25 @@ pub struct Client {
     /// Captures that this process has begun and not ended.
     captures: AtomicU32,
     lost: AtomicBool,
-    /// Ring position by [`EPOCH_BITS`], as of the last time streams were brought up to date.
-    epoch: AtomicU64,
+    epochs: Epochs,
+}
+
+/// Says when streams must be brought up to date: every 2^28 slots, so that no two stamps that are
+/// compared are ever half of 2^32 apart.
+#[derive(Debug, Default)]
+pub struct Epochs {
+    /// Ring position by [`EPOCH_BITS`], as of the last time.
+    entered: AtomicU64,
+}
+
+impl Epochs {
+    /// Whether `position` is in an epoch that nobody has entered yet. True for one thread only.
+    #[inline]
+    pub fn enter(&self, position: u64) -> bool {
+        let epoch = position >> EPOCH_BITS;
+        epoch != self.entered.load(Ordering::Relaxed)
+            && self.entered.fetch_max(epoch, Ordering::Relaxed) < epoch
+    }
 }
 
 /// The client, connecting if need be.
@@ -335,7 +352,7 @@ impl Client {
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
             captures: AtomicU32::new(0),
             lost: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
+            epochs: Epochs::default(),
         })
     }
 
@@ -464,6 +481,13 @@ impl Client {
         note: impl FnOnce(u32),
     ) -> Result<u32, CUresult> {
         let len = parts.iter().map(|part| part.len()).sum();
+        if HEADER_BYTES + len > call::MAX_COPIED {
+            log::line(format_args!(
+                "a record of call {} and {len} bytes is too long",
+                header.call
+            ));
+            return Err(CUresult::UNKNOWN);
+        }
         let mut record = match self.channel.reserve(len) {
             Ok(record) => record,
             Err(PostError::PeerGone) => return Err(self.gone()),
@@ -477,20 +501,10 @@ impl Client {
         let position = record.position();
         note(position as u32);
         record.publish(header);
-        if position >> EPOCH_BITS != self.epoch.load(Ordering::Relaxed) {
-            self.new_epoch(position);
-        }
-        Ok(position as u32)
-    }
-
-    /// Keeps stamps comparable: every 2^28 slots all streams are brought up to date, so that no two
-    /// stamps that are compared are ever half of 2^32 apart.
-    #[cold]
-    fn new_epoch(&self, position: u64) {
-        let epoch = position >> EPOCH_BITS;
-        if self.epoch.fetch_max(epoch, Ordering::Relaxed) < epoch {
+        if self.epochs.enter(position) {
             stream::bring_up_to_date(self, position as u32);
         }
+        Ok(position as u32)
     }
 
     /// Sends a record about `stream` that nobody answers, for the calling thread.

@@ -24,6 +24,7 @@
 pub mod sync;
 
 pub mod heap;
+pub mod reply;
 pub mod ring;
 pub mod staging;
 pub mod timeline;
@@ -40,8 +41,6 @@ pub mod link;
 pub mod loopback;
 #[cfg(not(loom))]
 pub mod output;
-#[cfg(not(loom))]
-pub mod reply;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]

@@ -14,9 +14,10 @@
 //! with acquire order sees the rest. Sleeping follows the ring's proof: the client sets `waiting`, fences and checks the
 //! sequence again; the server stores the sequence, fences and checks `waiting`.
 
-use crate::segment::Segments;
-use crate::shm::OutOfRange;
 use crate::sync::{AtomicU32, Ordering, fence};
+
+#[cfg(not(loom))]
+pub use mapped::{Mapped, ReplySlot};
 
 /// Bytes of a reply slot.
 pub const SLOT_BYTES: u64 = 4096;
@@ -31,13 +32,6 @@ const WAITING: u64 = 12;
 const LATCHED: u64 = 16;
 const PAYLOAD: u64 = 64;
 
-/// A checked reply slot of either side.
-#[derive(Clone, Copy, Debug)]
-pub struct ReplySlot<'a> {
-    segments: &'a Segments,
-    address: u64,
-}
-
 /// Why the server could not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
@@ -49,36 +43,50 @@ pub enum ReplyError {
     TooLong(usize),
 }
 
-impl<'a> ReplySlot<'a> {
-    /// The slot at `address`.
+/// The memory that a slot lies in: offsets are below [`SLOT_BYTES`].
+pub trait SlotMemory {
+    /// The control word at `offset`, a multiple of 4 below the payload.
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Address`] when it is not aligned to 64 bytes or not all of it is mapped.
-    pub fn at(segments: &'a Segments, address: u64) -> Result<ReplySlot<'a>, ReplyError> {
-        if !address.is_multiple_of(SLOT_ALIGN) || !segments.contains(address, SLOT_BYTES) {
-            return Err(ReplyError::Address(address));
-        }
-        Ok(ReplySlot { segments, address })
+    /// [`ReplyError::Address`] when the memory is not there.
+    fn word(&self, offset: u64) -> Result<&AtomicU32, ReplyError>;
+    /// Copies bytes into the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError::Address`] when the memory is not there.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ReplyError>;
+    /// Copies bytes out of the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError::Address`] when the memory is not there.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), ReplyError>;
+}
+
+/// A checked reply slot of either side.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<M> {
+    memory: M,
+}
+
+impl<M: SlotMemory> Slot<M> {
+    /// The slot in `memory`.
+    pub fn new(memory: M) -> Self {
+        Slot { memory }
     }
 
-    /// Its address.
-    #[must_use]
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    fn word(&self, offset: u64) -> Result<&'a AtomicU32, ReplyError> {
-        self.segments
-            .word(self.address + offset)
-            .map_err(|_| ReplyError::Address(self.address))
+    #[inline]
+    fn word(&self, offset: u64) -> Result<&AtomicU32, ReplyError> {
+        self.memory.word(offset)
     }
 
     /// Client: zeroes the control words, before first use.
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Address`] never for a slot made by [`ReplySlot::at`].
+    /// [`ReplyError::Address`] never for a slot that was checked when it was made.
     pub fn reset(&self) -> Result<(), ReplyError> {
         for offset in [0, STATUS, LEN, WAITING, LATCHED] {
             self.word(offset)?.store(0, Ordering::Relaxed);
@@ -96,10 +104,7 @@ impl<'a> ReplySlot<'a> {
         if payload.len() > PAYLOAD_BYTES {
             return Err(ReplyError::TooLong(payload.len()));
         }
-        let outside = |_: OutOfRange| ReplyError::Address(self.address);
-        self.segments
-            .copy_in(self.address + PAYLOAD, payload)
-            .map_err(outside)?;
+        self.memory.write(PAYLOAD, payload)?;
         self.word(STATUS)?
             .store(status.cast_unsigned(), Ordering::Relaxed);
         self.word(LEN)?
@@ -121,7 +126,7 @@ impl<'a> ReplySlot<'a> {
             .is_ok_and(|word| word.load(Ordering::Acquire) == sequence)
     }
 
-    /// Client: announces that it is about to sleep. The caller must check [`ReplySlot::is_complete`] once more after a
+    /// Client: announces that it is about to sleep. The caller must check [`Slot::is_complete`] once more after a
     /// sequentially consistent fence, which this includes.
     pub fn arm(&self) {
         if let Ok(waiting) = self.word(WAITING) {
@@ -158,9 +163,7 @@ impl<'a> ReplySlot<'a> {
         if into.len() > PAYLOAD_BYTES {
             return Err(ReplyError::TooLong(into.len()));
         }
-        self.segments
-            .copy_out(self.address + PAYLOAD, into)
-            .map_err(|_| ReplyError::Address(self.address))
+        self.memory.read(PAYLOAD, into)
     }
 
     /// Server: latches the failure of a posted call for the thread that owns the slot. The first one stays.
@@ -189,5 +192,66 @@ impl<'a> ReplySlot<'a> {
         }
         self.word(LATCHED)
             .map_or(0, |word| word.swap(0, Ordering::AcqRel))
+    }
+}
+
+/// Slots in the heap of a channel.
+#[cfg(not(loom))]
+mod mapped {
+    use super::{ReplyError, SLOT_ALIGN, SLOT_BYTES, Slot, SlotMemory};
+    use crate::segment::Segments;
+    use crate::sync::AtomicU32;
+
+    /// A checked range of the segments.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Mapped<'a> {
+        segments: &'a Segments,
+        address: u64,
+    }
+
+    /// A slot in the segments of a channel.
+    pub type ReplySlot<'a> = Slot<Mapped<'a>>;
+
+    impl<'a> Slot<Mapped<'a>> {
+        /// The slot at `address`.
+        ///
+        /// # Errors
+        ///
+        /// [`ReplyError::Address`] when it is not aligned to 64 bytes or not all of it is mapped.
+        pub fn at(segments: &'a Segments, address: u64) -> Result<ReplySlot<'a>, ReplyError> {
+            if !address.is_multiple_of(SLOT_ALIGN) || !segments.contains(address, SLOT_BYTES) {
+                return Err(ReplyError::Address(address));
+            }
+            Ok(Slot::new(Mapped { segments, address }))
+        }
+
+        /// Its address.
+        #[must_use]
+        pub fn address(&self) -> u64 {
+            self.memory.address
+        }
+    }
+
+    impl SlotMemory for Mapped<'_> {
+        #[inline]
+        fn word(&self, offset: u64) -> Result<&AtomicU32, ReplyError> {
+            self.segments
+                .word(self.address + offset)
+                .map_err(|_| ReplyError::Address(self.address))
+        }
+
+        #[inline]
+        fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ReplyError> {
+            self.segments
+                .copy_in(self.address + offset, bytes)
+                .map_err(|_| ReplyError::Address(self.address))
+        }
+
+        #[inline]
+        fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), ReplyError> {
+            self.segments
+                .copy_out(self.address + offset, into)
+                .map_err(|_| ReplyError::Address(self.address))
+        }
     }
 }

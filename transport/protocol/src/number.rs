@@ -260,6 +260,54 @@ mod tests {
         }
     }
 
+    /// The closed list (`semantics.md` 9). The synchronous forms of copies and fills are executed as their asynchronous
+    /// ones. Destroying an event or a stream tells of a bad handle at once, so those are calls.
+    #[test]
+    fn only_the_closed_list_is_posted() {
+        const LIST: &[&str] = &[
+            "cuEventRecord",
+            "cuEventRecordWithFlags",
+            "cuGraphLaunch",
+            "cuLaunchKernel",
+            "cuLaunchKernelEx",
+            "cuMemFreeAsync",
+            "cuMemcpy",
+            "cuMemcpy3DAsync_v2",
+            "cuMemcpyAsync",
+            "cuMemcpyDtoDAsync_v2",
+            "cuMemcpyDtoD_v2",
+            "cuMemcpyDtoHAsync_v2",
+            "cuMemcpyHtoDAsync_v2",
+            "cuMemcpyHtoD_v2",
+            "cuMemcpyPeer",
+            "cuMemcpyPeerAsync",
+            "cuMemsetD16Async",
+            "cuMemsetD16_v2",
+            "cuMemsetD2D16Async",
+            "cuMemsetD2D16_v2",
+            "cuMemsetD2D32Async",
+            "cuMemsetD2D32_v2",
+            "cuMemsetD2D8Async",
+            "cuMemsetD2D8_v2",
+            "cuMemsetD32Async",
+            "cuMemsetD32_v2",
+            "cuMemsetD8Async",
+            "cuMemsetD8_v2",
+            "cuStreamWaitEvent",
+            "cuStreamWaitValue32_v2",
+            "cuStreamWaitValue64_v2",
+            "cuStreamWriteValue32_v2",
+            "cuStreamWriteValue64_v2",
+        ];
+        let mut posted: Vec<&str> = CALLS
+            .iter()
+            .filter(|call| call.class == Class::Post)
+            .map(|call| call.name)
+            .collect();
+        posted.sort_unstable();
+        assert_eq!(posted, LIST);
+    }
+
     #[test]
     fn every_alias_names_a_call() {
         for (alias, _, target) in ALIASES {

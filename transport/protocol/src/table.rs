@@ -149,8 +149,8 @@ macro_rules! cuda_calls {
         105 post/issuer/safe hand/hand cuLaunchKernel @4000 | cuLaunchKernel_ptsz @7000 (function: raw CUfunction, grid_x: val u32, grid_y: val u32, grid_z: val u32, block_x: val u32, block_y: val u32, block_z: val u32, dynamic_shared: val u32, stream: stream CUstream, params: raw *mut *mut c_void, extra: raw *mut *mut c_void);
         106 post/issuer/safe hand/hand cuLaunchKernelEx @11060 | cuLaunchKernelEx_ptsz @11060 (config: raw *const CUlaunchConfig, function: raw CUfunction, params: raw *mut *mut c_void, extra: raw *mut *mut c_void);
         107 call/lane/safe hand/hand cuLaunchCooperativeKernel @9000 | cuLaunchCooperativeKernel_ptsz @9000 (function: raw CUfunction, grid_x: val u32, grid_y: val u32, grid_z: val u32, block_x: val u32, block_y: val u32, block_z: val u32, dynamic_shared: val u32, stream: stream CUstream, params: raw *mut *mut c_void);
-        108 post/issuer/safe hand/hand cuLaunchHostFunc @10000 | cuLaunchHostFunc_ptsz @10000 (stream: stream CUstream, function: raw CUhostFn, user: raw *mut c_void);
-        109 post/issuer/safe hand/hand cuStreamAddCallback @5000 | cuStreamAddCallback_ptsz @7000 (stream: stream CUstream, callback: raw CUstreamCallback, user: raw *mut c_void, flags: val u32);
+        108 call/issuer/safe hand/hand cuLaunchHostFunc @10000 | cuLaunchHostFunc_ptsz @10000 (stream: stream CUstream, function: raw CUhostFn, user: raw *mut c_void);
+        109 call/issuer/safe hand/hand cuStreamAddCallback @5000 | cuStreamAddCallback_ptsz @7000 (stream: stream CUstream, callback: raw CUstreamCallback, user: raw *mut c_void, flags: val u32);
         // Memory.
         110 call/lane/unsafe hand/hand cuMemAlloc_v2 @3020 (dptr: out CUdeviceptr, bytes: val usize);
         111 call/lane/unsafe hand/hand cuMemAllocPitch_v2 @3020 (dptr: out CUdeviceptr, pitch: out usize, width: val usize, height: val usize, element: val u32);

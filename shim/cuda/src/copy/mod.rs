@@ -39,7 +39,7 @@ enum Mode {
 }
 
 /// Bytes of inline copies: what is left of a short record.
-const INLINE_COPY: u64 = (INLINE_BYTES - size_of::<CopyIn>() - 8) as u64;
+const INLINE_COPY: u64 = (INLINE_BYTES - size_of::<CopyIn>()) as u64;
 
 /// A stretch of the program's own memory.
 #[derive(Clone, Copy, Debug)]

@@ -273,7 +273,12 @@ impl State {
         // Everything up to now counts as reached: nothing of this stream has been sent yet.
         let start = client.stamp_now().wrapping_sub(1);
         let word = client.new_word(start)?;
-        Ok(Self {
+        Ok(Self::at(handle, ctx, flags, word, start))
+    }
+
+    /// A stream on which everything up to `start` is done.
+    fn at(handle: CUstream, ctx: CUcontext, flags: u32, word: u64, start: u32) -> Self {
+        Self {
             handle,
             ctx,
             flags,
@@ -285,7 +290,7 @@ impl State {
             spans: [const { AtomicU32::new(0) }; 8].map(|_| AtomicU32::new(start)),
             dead: AtomicBool::new(false),
             id: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Address of the timeline word, if there is one.
@@ -340,6 +345,13 @@ impl State {
     /// Notes that everything up to `stamp` is done, learnt from the driver itself.
     pub fn completed(&self, stamp: u32) {
         advance(&self.done, stamp);
+    }
+
+    /// Moves the stamps of an idle stream up to `base`.
+    fn move_up(&self, base: u32) {
+        for stamp in [&self.last, &self.flushed, &self.done] {
+            advance(stamp, base);
+        }
     }
 
     /// Counts a command and waits while too many are in flight. True if this command should have
@@ -461,7 +473,7 @@ impl State {
     }
 
     /// Makes sure that the word will be written behind the last command; gives the stamp to wait for.
-    fn flush(&self, client: &Client) -> Result<u32, CUresult> {
+    pub fn flush(&self, client: &Client) -> Result<u32, CUresult> {
         let last = self.last();
         if reached(self.flushed.load(Ordering::Acquire), last) {
             return Ok(last);
@@ -574,9 +586,7 @@ pub fn bring_up_to_date(client: &Client, now: u32) {
                 state.flushed.load(Ordering::Acquire),
             );
         if state.is_idle(client) && written {
-            for stamp in [&state.last, &state.flushed, &state.done] {
-                advance(stamp, base);
-            }
+            state.move_up(base);
             if state.word != 0 && !reached(client.word(state.word), base) {
                 client.set_word(state.word, base);
             }
@@ -783,4 +793,41 @@ fn create(client: &Client, flags: u32, priority: Option<i32>) -> Result<CUstream
         .insert((CUcontext::NULL, handle), state);
     GENERATION.fetch_add(1, Ordering::Release);
     Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Epochs;
+
+    #[test]
+    fn stamps_stay_comparable_however_long_a_stream_idles() {
+        let idle = State::at(CUstream(0x1000), CUcontext(0x2000), 0, 0, 0);
+        idle.posted(7, true);
+        idle.completed(7);
+        let epochs = Epochs::default();
+        // Other streams' records fill three times the range of a stamp.
+        for position in (8..3 << 32).step_by(1 << 20) {
+            if epochs.enter(position) {
+                idle.move_up((position as u32).wrapping_sub(NOTE_LAG));
+            }
+            let now = position as u32;
+            for old in [&idle.last, &idle.flushed, &idle.done] {
+                let old = old.load(Ordering::Relaxed);
+                assert!(
+                    reached(now, old) && !reached(old, now),
+                    "at {position:#x} an old stamp {old:#x} looks later than a new one"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_entered_once() {
+        let epochs = Epochs::default();
+        assert!(!epochs.enter(0) && !epochs.enter((1 << 28) - 1));
+        assert!(epochs.enter(1 << 28) && !epochs.enter((1 << 28) + 1));
+        // A thread that was slow to say so does not go back.
+        assert!(epochs.enter(3 << 28) && !epochs.enter(2 << 28));
+    }
 }

@@ -20,10 +20,10 @@ macro_rules! driver_functions {
         }
 
         impl Cuda {
-            /// Loads the library and looks the functions up.
-            pub fn load() -> Result<Self, libloading::Error> {
+            /// Loads the library called `name` and looks the functions up.
+            pub fn load(name: &str) -> Result<Self, libloading::Error> {
                 // SAFETY: loading a driver runs its initialisers, which is what every CUDA program does.
-                let library = unsafe { Library::new("libcuda.so.1")? };
+                let library = unsafe { Library::new(name)? };
                 $(
                     // SAFETY: the signature is that of the exported symbol in NVIDIA's cuda.h.
                     let $field = unsafe {

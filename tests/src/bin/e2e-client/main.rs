@@ -12,6 +12,9 @@
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
+//! | `secure` | only prints `secure 1` if the system calls it privileged (`AT_SECURE`), else `secure 0` |
+//!
+//! A second argument names the library by its path, for programs whose loader is not told where it is.
 
 mod cuda;
 mod work;
@@ -25,7 +28,15 @@ use work::{Stop, Worker};
 
 fn main() -> ExitCode {
     let mode = std::env::args().nth(1).unwrap_or_default();
-    let cuda = match cuda::Cuda::load() {
+    if mode == "secure" {
+        // SAFETY: takes a number and has no preconditions.
+        say(&format!("secure {}", unsafe {
+            libc::getauxval(libc::AT_SECURE)
+        }));
+        return ExitCode::SUCCESS;
+    }
+    let library = std::env::args().nth(2);
+    let cuda = match cuda::Cuda::load(library.as_deref().unwrap_or("libcuda.so.1")) {
         Ok(cuda) => cuda,
         Err(error) => {
             eprintln!("e2e-client: {error}");
