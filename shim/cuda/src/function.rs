@@ -4,7 +4,7 @@
 //! Handles are recycled by the driver, so everything is dropped when a module or library goes.
 
 use crate::client::{self, Client};
-use crate::{call, write};
+use crate::{call, context, write};
 use core::ffi::c_char;
 use core::mem::ManuallyDrop;
 use std::cell::RefCell;
@@ -55,7 +55,7 @@ impl Info {
     /// looked up: then it is asked again.
     ///
     /// # Errors
-    /// `NOT_SUPPORTED` when the driver cannot tell.
+    /// `INVALID_CONTEXT` where none is current, `NOT_SUPPORTED` when the driver cannot tell.
     pub fn parameters(&self, client: &Client) -> Result<&Parameters, CUresult> {
         match self.parameters.get() {
             Some(known) => Ok(known),
@@ -65,6 +65,9 @@ impl Info {
 
     #[cold]
     fn ask(&self, client: &Client) -> Result<&Parameters, CUresult> {
+        if context::current().is_null() {
+            return Err(CUresult::INVALID_CONTEXT);
+        }
         let mut reply = [0; vgpu_channel::reply::PAYLOAD_BYTES];
         let len = ask_for(client, self.handle, self.is_kernel, 0, &mut reply)?;
         let (head, rest) = read_prefix::<FunctionReply>(&reply[..len]).ok_or(CUresult::UNKNOWN)?;

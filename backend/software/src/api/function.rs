@@ -225,6 +225,8 @@ entries! {
     ready fn cuKernelGetParamInfo(
         val kernel: CUkernel, val index: usize, out offset: usize, out size: usize,
     ) {
+        // As measured on NVIDIA's driver: without a current context it does not tell.
+        current::context()?;
         let kernel = module::kernel(kernel)?;
         parameter(&kernel.kernel, index, &offset, &size)
     }
