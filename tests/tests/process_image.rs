@@ -91,8 +91,7 @@ fn a_privileged_program_ignores_our_variables() {
     let (stdout, _) = run(&plain, "init");
     assert_eq!(stdout, "init 0\n", "the variables lead to the backend");
     let privileged = place(client, "privileged", 0o4755, Some(NOBODY));
-    let Some(privileged) =
-        privileged.filter(|program| run(program, "secure").0 == "secure 1\n")
+    let Some(privileged) = privileged.filter(|program| run(program, "secure").0 == "secure 1\n")
     else {
         println!("not checked: needs root, and a file system that honours the set-user-id bit");
         return;

@@ -237,7 +237,10 @@ fn a_worker_holds_nothing_of_the_daemons_but_its_own_channel() {
     // Executed anew: its command line is its own, not the daemon's.
     let line = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap();
     let line = String::from_utf8_lossy(&line);
-    assert!(line.contains("worker") && !line.contains("--listen"), "{line}");
+    assert!(
+        line.contains("worker") && !line.contains("--listen"),
+        "{line}"
+    );
 }
 
 #[test]
