@@ -212,6 +212,7 @@ impl Context {
         for mark in self.marks(|_| true) {
             mark.wait();
         }
+        crate::pool::synchronised();
         self.core.check()
     }
 

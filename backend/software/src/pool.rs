@@ -1,4 +1,5 @@
-//! Memory pools. A pool is a name for accounting: freed memory goes back to the device at once.
+//! Memory pools. A pool is a name for accounting: freed memory goes back to the device at once, but counts as reserved until
+//! the next synchronisation, as far as the pool's threshold does not keep it longer.
 
 use crate::device;
 use crate::foreign::Outcome;
@@ -20,8 +21,12 @@ pub(crate) struct Pool {
 struct Settings {
     /// Whether memory is reused following events, opportunistically, and with dependencies added.
     reuse: [i32; 3],
-    /// Bytes to keep rather than give back: kept as a number only.
+    /// Bytes to keep rather than give back.
     threshold: u64,
+    /// Bytes in use, and those that count as kept.
+    reserved: u64,
+    /// Most bytes that were reserved since it was last set to 0.
+    reserved_high: u64,
     /// Most bytes that were in use since it was last set to 0.
     high: u64,
 }
@@ -46,6 +51,8 @@ pub(crate) fn create(limit: u64) -> Arc<Pool> {
         settings: Mutex::new(Settings {
             reuse: [1; 3],
             threshold: 0,
+            reserved: 0,
+            reserved_high: 0,
             high: 0,
         }),
     })
@@ -86,6 +93,11 @@ pub(crate) fn destroy(handle: CUmemoryPool) -> Outcome {
     gone.map(drop).ok_or(CUresult::INVALID_VALUE)
 }
 
+/// What every synchronisation does with the pools (`CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`).
+pub(crate) fn synchronised() {
+    POOLS.each(|pool| pool.trim(pool.threshold()));
+}
+
 impl Pool {
     fn used(&self) -> u64 {
         device::memory().usage(|range| range.origin == Origin::Pool(self.handle.0))
@@ -103,8 +115,23 @@ impl Pool {
         }
         let origin = Origin::Pool(self.handle.0);
         let range = device::memory().allocate(bytes, 1, origin, owner)?;
-        settings.high = settings.high.max(self.used());
+        let used = self.used();
+        settings.high = settings.high.max(used);
+        settings.reserved = settings.reserved.max(used);
+        settings.reserved_high = settings.reserved_high.max(settings.reserved);
         Ok(range.start)
+    }
+
+    /// Gives back what is not in use, except for `keep` bytes of all.
+    pub(crate) fn trim(&self, keep: u64) {
+        let mut settings = self.settings.lock();
+        if settings.reserved > keep {
+            settings.reserved = self.used().max(keep);
+        }
+    }
+
+    fn threshold(&self) -> u64 {
+        self.settings.lock().threshold
     }
 
     /// Value of an attribute (`CUmemPool_attribute`).
@@ -118,9 +145,10 @@ impl Pool {
             2 => Value::Int(settings.reuse[1]),
             3 => Value::Int(settings.reuse[2]),
             4 => Value::Bytes(settings.threshold),
-            // Reserved memory is what is used: nothing is kept beyond.
-            5 | 7 => Value::Bytes(self.used()),
-            6 | 8 => Value::Bytes(settings.high),
+            5 => Value::Bytes(settings.reserved),
+            6 => Value::Bytes(settings.reserved_high),
+            7 => Value::Bytes(self.used()),
+            8 => Value::Bytes(settings.high),
             _ => return Err(CUresult::INVALID_VALUE),
         })
     }
@@ -137,7 +165,8 @@ impl Pool {
             (2, Value::Int(on)) => settings.reuse[1] = on,
             (3, Value::Int(on)) => settings.reuse[2] = on,
             (4, Value::Bytes(bytes)) => settings.threshold = bytes,
-            (6 | 8, Value::Bytes(0)) => settings.high = 0,
+            (6, Value::Bytes(0)) => settings.reserved_high = 0,
+            (8, Value::Bytes(0)) => settings.high = 0,
             _ => return Err(CUresult::INVALID_VALUE),
         }
         Ok(())

@@ -80,6 +80,11 @@ impl<T> Table<T> {
         objects.values().find(|object| wanted(object)).cloned()
     }
 
+    /// Shows every live object.
+    pub(crate) fn each(&self, show: impl Fn(&T)) {
+        self.objects.read().values().for_each(|object| show(object));
+    }
+
     /// Takes the object out; its handle is dead from here on.
     pub(crate) fn remove(&self, handle: u64) -> Option<Arc<T>> {
         self.objects.write().remove(&handle)

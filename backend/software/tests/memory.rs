@@ -318,6 +318,8 @@ fn pools_account_for_what_is_theirs() {
     assert_eq!(used, 0);
     ok!(cuMemPoolGetAttribute(pool, 8, (&raw mut used).cast()));
     assert_eq!(used, 4096);
+    ok!(cuMemPoolGetAttribute(pool, 5, (&raw mut used).cast()));
+    assert_eq!(used, 0, "given back by the synchronisation");
     assert_eq!(cu!(cuMemFreeAsync(first, stream)), CUresult::INVALID_VALUE);
     ok!(cuMemPoolDestroy(pool));
     assert_eq!(

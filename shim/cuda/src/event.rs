@@ -278,7 +278,8 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Result<(), CUresult> {
     let known = find(event)?;
     let last = known.last();
     call::deliver(client)?;
-    if is_done(client, &last) && !client.real_sync_only() {
+    let trim_is_due = matches!(&last, Last::Point(stream, _) if stream.trim_is_due());
+    if is_done(client, &last) && !client.real_sync_only() && !trim_is_due {
         return Ok(());
     }
     if let Last::Point(stream, stamp) = &last
@@ -287,6 +288,9 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Result<(), CUresult> {
         && known.flags & CU_EVENT_BLOCKING_SYNC == 0
     {
         return stream.synchronize(client, Wait::of(stream.ctx));
+    }
+    if let Last::Point(stream, _) = &last {
+        stream.trimming();
     }
     let args = wire::cuEventSynchronize::Args {
         event: Word::of(event),

@@ -114,6 +114,7 @@ pub unsafe fn cuMemFreeAsync(
             &mut [],
         )?;
     }
+    state.memory_freed();
     memory::leave(dptr.0);
     Ok(())
 }

@@ -1,5 +1,16 @@
 // The kernels that the driver-API programs load: as PTX text and as a fatbin, embedded by the build.
 
+template <int N>
+struct Words {
+    unsigned words[N];
+};
+template <int N>
+__device__ void sum_words(const Words<N> &given, unsigned *out) {
+    unsigned sum = 0;
+    for (int i = 0; i < N; ++i) sum = sum * 31u + given.words[i];
+    *out = sum;
+}
+
 extern "C" {
 
 __device__ unsigned launches_seen = 7;
@@ -70,6 +81,11 @@ __global__ void sum_large(Large large, unsigned *out) {
     for (int i = 0; i < 900; ++i) sum = sum * 31u + large.words[i];
     *out = sum;
 }
+
+// Parameters as long as short records of a queue are, and a little longer: 400, 408 and 464 bytes with the pointer.
+__global__ void sum_98(Words<98> given, unsigned *out) { sum_words(given, out); }
+__global__ void sum_100(Words<100> given, unsigned *out) { sum_words(given, out); }
+__global__ void sum_114(Words<114> given, unsigned *out) { sum_words(given, out); }
 
 __global__ void shared_reverse(unsigned *data) {
     extern __shared__ unsigned tile[];

@@ -90,6 +90,39 @@ int main() {
     CU(cuMemcpyDtoH(host, out, sizeof host));
     for (int i = 0; i < 64; ++i) REQUIRE(host[i] == want[i], "launch %d summed %#x, not %#x", i, host[i], want[i]);
 
+    // Blocks of every length near that of the longest short record, and pageable copies likewise, in flight together.
+    const struct {
+        CUfunction function;
+        unsigned count;
+    } near_limit[] = {
+        {gpu.function("sum_98", test_name), 98},
+        {gpu.function("sum_100", test_name), 100},
+        {gpu.function("sum_114", test_name), 114},
+    };
+    for (unsigned round = 0; round < 300; ++round) {
+        const auto &kernel = near_limit[round % 3];
+        Random random{round + 1};
+        for (unsigned &word : large.words) word = random.next();
+        unsigned sum = 0;
+        for (unsigned i = 0; i < kernel.count; ++i) sum = sum * 31u + large.words[i];
+        want[round % 64] = sum;
+        CUdeviceptr slot = out + (round % 64) * sizeof(unsigned);
+        void *pointers[] = {&large, &slot};
+        CU(cuLaunchKernel(kernel.function, 1, 1, 1, 1, 1, 1, 0, nullptr, pointers, nullptr));
+        std::memset(&large, 0xee, sizeof large);
+    }
+    CU(cuMemcpyDtoH(host, out, sizeof host));
+    for (int i = 0; i < 64; ++i) REQUIRE(host[i] == want[i], "slot %d holds %#x, not %#x", i, host[i], want[i]);
+    unsigned char bytes_in[600], bytes_out[600];
+    for (size_t length = 380; length <= sizeof bytes_in; ++length) {
+        Random random{unsigned(length)};
+        for (size_t i = 0; i < length; ++i) bytes_out[i] = bytes_in[i] = static_cast<unsigned char>(random.next() >> 16);
+        CU(cuMemcpyHtoDAsync(out + 1024, bytes_in, length, nullptr));
+        std::memset(bytes_in, 0xee, sizeof bytes_in);
+        CU(cuMemcpyDtoH(bytes_in, out + 1024, length));
+        REQUIRE(std::memcmp(bytes_in, bytes_out, length) == 0, "a copy of %zu bytes arrived changed", length);
+    }
+
     // The same stack slot holds another value for every launch.
     CU(cuMemsetD32(out, 1, 1));
     unsigned expected = 1;

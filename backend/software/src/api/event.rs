@@ -3,7 +3,7 @@
 use crate::dispatch::record;
 use crate::entry::entries;
 use crate::foreign::{Out, Outcome};
-use crate::{capture, current, event, stream};
+use crate::{capture, current, event, pool, stream};
 use vgpu_protocol::cuda::{CU_EVENT_RECORD_EXTERNAL, CUevent, CUresult, CUstream};
 
 fn elapsed(ms: &Out<f32>, start: CUevent, end: CUevent) -> Outcome {
@@ -48,6 +48,7 @@ entries! {
         if let Some(mark) = event.mark()? {
             mark.wait();
         }
+        pool::synchronised();
         event.core.check()
     }
 

@@ -112,9 +112,8 @@ entries! {
     }
 
     uncaptured fn cuMemPoolTrimTo(val pool: CUmemoryPool, val keep: usize) {
-        // Freed memory goes back at once, so there is never anything left to trim.
-        let _ = keep;
-        pool::get(pool).map(drop)
+        pool::get(pool)?.trim(keep as u64);
+        Ok(())
     }
 
     ready fn cuMemPoolGetAttribute(val pool: CUmemoryPool, val attribute: u32, out value: c_void) {

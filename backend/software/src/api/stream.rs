@@ -7,7 +7,7 @@ use crate::foreign::Outcome;
 use crate::graph::Action;
 use crate::stream::Role;
 use crate::work::{Comparison, MemoryWord};
-use crate::{capture, current, device, event, stream};
+use crate::{capture, current, device, event, pool, stream};
 use std::ffi::c_void;
 use vgpu_protocol::cuda::{
     CU_STREAM_NON_BLOCKING, CUcontext, CUdevice, CUdeviceptr, CUevent, CUhostFn,
@@ -86,6 +86,7 @@ entries! {
         for mark in stream.outstanding() {
             mark.wait();
         }
+        pool::synchronised();
         stream.core.check()
     }
 

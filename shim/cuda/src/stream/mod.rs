@@ -5,7 +5,8 @@
 //! that command's stamp to the word. So an idle stream is seen by one load, and waiting costs no
 //! host thread (`semantics.md` 4). The driver's own synchronisation is used where a word must not
 //! be: during captures, on the legacy stream while other blocking streams live, once device text
-//! has to be relayed, and for waits that last (`semantics.md` 3, 6, 8).
+//! has to be relayed or memory was freed in stream order, and for waits that last (`semantics.md` 3, 6,
+//! 8).
 
 mod calls;
 
@@ -69,6 +70,8 @@ pub struct State {
     count: AtomicU32,
     /// Stamps of the last unasked writes, by span.
     spans: [AtomicU32; 8],
+    /// Memory was freed in stream order since the driver last synchronised the stream itself.
+    freed: AtomicBool,
     /// Gone: destroyed or its context is.
     dead: AtomicBool,
     id: AtomicU64,
@@ -288,6 +291,7 @@ impl State {
             done: AtomicU32::new(start),
             count: AtomicU32::new(0),
             spans: [const { AtomicU32::new(0) }; 8].map(|_| AtomicU32::new(start)),
+            freed: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             id: AtomicU64::new(0),
         }
@@ -345,6 +349,22 @@ impl State {
     /// Notes that everything up to `stamp` is done, learnt from the driver itself.
     pub fn completed(&self, stamp: u32) {
         advance(&self.done, stamp);
+    }
+
+    /// Notes that memory was freed in stream order: the driver gives it back from its pools when it
+    /// synchronises, so the next wait must not pass it by (`semantics.md` 6).
+    pub fn memory_freed(&self) {
+        self.freed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the driver has pools to trim at the next synchronisation.
+    pub fn trim_is_due(&self) -> bool {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the driver is about to synchronise the stream, or an event behind its last command.
+    pub fn trimming(&self) {
+        self.freed.store(false, Ordering::Relaxed);
     }
 
     /// Moves the stamps of an idle stream up to `base`.
@@ -411,7 +431,7 @@ impl State {
     /// The failure that ended it.
     pub fn synchronize(&self, client: &Client, default_wait: Wait) -> Result<(), CUresult> {
         call::deliver(client)?;
-        if self.may_use_word(client) {
+        if self.may_use_word(client) && !self.trim_is_due() {
             if self.is_idle(client) {
                 return client.sticky();
             }
@@ -489,6 +509,7 @@ impl State {
 
     /// `cuStreamSynchronize` by the driver itself.
     pub fn real_sync(&self, client: &Client, thread: &Thread, lane: &Lane) -> Result<(), CUresult> {
+        self.trimming();
         let args = wire::cuStreamSynchronize::Args {
             stream: Word::of(self.handle),
         };
@@ -710,7 +731,8 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     let ctx = context::required()?;
     call::deliver(client)?;
     let streams = of_context(ctx);
-    if !client.real_sync_only() && !client.capturing() {
+    let trim_is_due = streams.iter().any(|state| state.trim_is_due());
+    if !client.real_sync_only() && !client.capturing() && !trim_is_due {
         let dirty: Vec<_> = streams
             .iter()
             .filter(|state| !state.is_idle(client))
@@ -726,6 +748,9 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
         }
     }
     let stamps: Vec<_> = streams.iter().map(|state| (state, state.last())).collect();
+    for state in &streams {
+        state.trimming();
+    }
     thread::with(|thread| {
         let lane = &*thread.lane(client)?;
         let result = call::real_call(client, thread, lane, number::cuCtxSynchronize, &[]);
