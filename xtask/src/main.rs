@@ -6,19 +6,24 @@
 //! | `test` | every test there is, on the software device, with a summary |
 //! | `dist` | a relocatable `dist/` folder |
 //! | `coverage` | what of the driver API is implemented |
+//! | `qemu` | the distribution's QEMU with the device loaded into it |
+//! | `guest` | the tests that boot a virtual machine |
 //! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
 //!
-//! A Rust toolchain is all that is presupposed: the CUDA compiler comes from PyPI, python3-venv and g++ from the
+//! A Rust toolchain is all that is presupposed: the CUDA compiler comes from PyPI, python3-venv, g++ and QEMU from the
 //! system's packages where they are missing. Each download says what it is.
 
+mod apt;
 mod coverage;
 mod demo;
 mod dist;
 mod elf;
 mod fetch;
 mod gpu;
+mod guest;
 mod places;
 mod programs;
+mod qemu;
 mod shell;
 mod smoke;
 mod suite;
@@ -51,6 +56,10 @@ enum Verb {
     Coverage(coverage::Options),
     /// Make dist/gpu: all that a machine with a GPU and no network needs to check the project.
     Gpu,
+    /// Start the distribution's QEMU with the device vhost-user-vgpu-pci, built and installed if need be.
+    Qemu(qemu::Options),
+    /// Run the tests that boot a virtual machine (TCG, no KVM needed).
+    Guest,
 }
 
 fn main() -> std::process::ExitCode {
@@ -60,6 +69,8 @@ fn main() -> std::process::ExitCode {
         Verb::Dist { programs } => dist::dist_verb(programs),
         Verb::Coverage(options) => coverage::coverage(&options),
         Verb::Gpu => gpu::gpu(),
+        Verb::Qemu(options) => qemu::qemu(&options),
+        Verb::Guest => guest::guest(),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
