@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs every test program natively and through the shim on this machine's GPU, compares, and benchmarks.
+# Runs every test program and framework natively and through the shim on this machine's GPU, compares, and benchmarks.
 #
 #   OUT=DIR gpu-check.sh [native|shim|both] [NAME-PART]
 #
@@ -88,6 +88,33 @@ while IFS=$'\t' read -r file name environment arguments; do
     printf '%-40s %-6s %8s %-6s %8s  %s\n' "$label" "$n" "$ns" "$s" "$ss" "$remark" | tee -a "$out/table.txt"
 done <"$here/programs/runs.tsv"
 echo "native: $native_pass passed; shim: $shim_pass passed, $worse failed, $skipped skipped" | tee -a "$out/table.txt"
+
+# Frameworks, where this machine has them: `SPEED` lines of both sides become a ratio.
+for script in "$here"/frameworks/*.py; do
+    name=$(basename "$script" .py)
+    [[ "$name" == *"$part"* ]] || continue
+    module=${name%%_*}
+    if ! python3 -c "import $module" 2>/dev/null; then
+        echo "$name: not run, python3 has no $module here" | tee -a "$out/table.txt"
+        continue
+    fi
+    for side in native shim; do
+        [ "$what" = both ] || [ "$what" = "$side" ] || continue
+        libraries=$driver; [ "$side" = native ] || libraries=$here/lib
+        start=$(date +%s.%N)
+        env LD_LIBRARY_PATH="$libraries" VGPU_SOCKET="$work/vgpu.sock" VGPU_LOG=1 timeout -k 5 180 \
+            python3 "$script" >"$work/stdout.$side" 2>"$work/stderr" </dev/null
+        seconds=$(echo "$start $(date +%s.%N)" | awk '{printf "%.1f", $2 - $1}')
+        last=$(tail -n 1 "$work/stdout.$side")
+        { echo "== $name, $seconds s"; cat "$work/stdout.$side"; tail -n 30 "$work/stderr"; } >>"$out/$side.log"
+        printf '%-40s %-6s %8s  %s\n' "$name" "$side" "$seconds" "$last" | tee -a "$out/table.txt"
+        [ "$side" = native ] || [ "$last" = "PASS $name" ] || worse=$((worse + 1))
+    done
+    if [ "$what" = both ]; then
+        awk '/^SPEED/ { if (NR == FNR) native[$2] = $3; else printf "  %s: native %s, shim %s, %.2f x\n", $2, native[$2], $3, $3 / native[$2] }' \
+            "$work/stdout.native" "$work/stdout.shim" | tee -a "$out/table.txt"
+    fi
+done
 
 if [ -x "$here/bin/vgpu-bench" ] && [ "$what" = both ] && [ -z "$part" ]; then
     LD_LIBRARY_PATH=$here/lib VGPU_SOCKET=$work/vgpu.sock VGPU_NATIVE_DRIVER=$driver/libcuda.so.1 \

@@ -39,6 +39,12 @@ pub fn gpu() -> anyhow::Result<()> {
     )?;
     dist::lay_out_programs(&built, &folder.join("programs"))?;
     std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;
+    let frameworks = folder.join("frameworks");
+    create_folder(&frameworks)?;
+    for entry in std::fs::read_dir(places::root().join("tests/smoke/frameworks"))? {
+        let entry = entry?;
+        copy(&entry.path(), &frameworks.join(entry.file_name()))?;
+    }
     let script = folder.join("gpu-check.sh");
     std::fs::write(&script, SCRIPT)?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
