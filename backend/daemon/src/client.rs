@@ -16,7 +16,7 @@ use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Welcome
 use vgpu_channel::link::{Accepted, Event, LinkError, LinkStatus, Listener, Socket};
 use vgpu_channel::segment::{SEGMENT_ALIGN, SEGMENT_MAX, SegmentFd};
 use vgpu_channel::server::Parts;
-use vgpu_worker::setup::{MAGIC, PATH_BYTES, Setup};
+use vgpu_worker::setup::{MAGIC, MEMORY_FILES, PATH_BYTES, Setup};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How long a client may take for its hello.
@@ -227,21 +227,25 @@ impl Client {
         let setup = Setup {
             magic: MAGIC,
             device: terms.device,
-            reserved: 0,
+            memory: MEMORY_FILES,
             quota: terms.quota,
             ring_slots: terms.ring_slots,
             control_len: control.size(),
             heap_len: heap.size(),
+            control_pieces: 0,
+            heap_pieces: 0,
             listen: terms.listen,
             hello,
         };
         let fds = [
-            control.as_fd(),
-            heap.as_fd(),
             doorbell.as_fd(),
             wake.as_fd(),
+            control.as_fd(),
+            heap.as_fd(),
         ];
-        let started = Worker::start(&hello, self.user, terms.cache.as_deref(), terms.level)
+        let cache = terms.cache.as_ref();
+        let cache = cache.map(|base| base.join(format!("user-{}", self.user)));
+        let started = Worker::start(&hello, cache.as_deref(), terms.level)
             .map_err(LinkError::System)
             .and_then(|worker| {
                 // A fresh socket has room for one message.

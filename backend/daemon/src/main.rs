@@ -1,5 +1,5 @@
-//! `vhost-user-vgpu`: the host daemon. It listens on a socket, and gives each client a worker
-//! process of its own ([`vgpu_worker`]). The daemon itself never touches CUDA: what a client can
+//! `vhost-user-vgpu`: the host daemon. It listens on a socket, or serves a virtual machine, and gives
+//! each client a worker process of its own ([`vgpu_worker`]). The daemon itself never touches CUDA: what a client can
 //! break is its own worker.
 //!
 //! | module | what lives there |
@@ -9,6 +9,7 @@
 //! | [`probe`] | which device to serve |
 //! | [`process`] | starting and ending worker processes |
 //! | [`client`] | one client from its hello to its end |
+//! | [`machine`] | a virtual machine: its vhost-user device, and the channels of the processes in it |
 //! | [`server`] | the event loop |
 
 #![deny(unsafe_code)]
@@ -17,6 +18,7 @@
 
 mod client;
 mod log;
+mod machine;
 mod options;
 mod probe;
 mod process;

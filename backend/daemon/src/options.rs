@@ -10,10 +10,23 @@ pub const CAPABILITIES: &str = r#"{"type":"vgpu","features":[]}"#;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vhost-user-vgpu", version)]
 pub struct Options {
-    /// Socket to listen on [default: /run/vgpu/vgpu.sock, or in XDG_RUNTIME_DIR/vgpu for users who
-    /// cannot write there].
-    #[arg(long, visible_alias = "socket-path", value_name = "PATH")]
+    /// Socket for processes of this host and its containers [default: /run/vgpu/vgpu.sock, or in
+    /// XDG_RUNTIME_DIR/vgpu for users who cannot write there; none if a virtual machine is served].
+    #[arg(long, value_name = "PATH")]
     pub listen: Option<PathBuf>,
+
+    /// Socket for a virtual machine: QEMU connects there for its vhost-user-vgpu device.
+    #[arg(
+        long,
+        visible_alias = "socket-path",
+        value_name = "PATH",
+        conflicts_with = "fd"
+    )]
+    pub vhost_user: Option<PathBuf>,
+
+    /// As --vhost-user, with a listening socket that was handed over under this number.
+    #[arg(long, value_name = "N")]
+    pub fd: Option<i32>,
 
     /// Which device to serve. `auto` takes NVIDIA's driver if it works, else the software device.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
@@ -33,7 +46,7 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER")]
     pub compile_cache: Option<PathBuf>,
 
-    /// Clients served at once.
+    /// Clients served at once, and as many in the virtual machine.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_clients: usize,
 
@@ -112,11 +125,17 @@ impl LogLevel {
 }
 
 impl Options {
-    /// Where to listen.
-    pub fn socket(&self) -> PathBuf {
-        if let Some(path) = &self.listen {
-            return path.clone();
+    /// Where to listen for processes of this host, if at all.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let machine = self.vhost_user.is_some() || self.fd.is_some();
+        match &self.listen {
+            None if machine => None,
+            None => Some(Self::default_socket()),
+            path => path.clone(),
         }
+    }
+
+    fn default_socket() -> PathBuf {
         let user = rustix::process::geteuid();
         if user.is_root() {
             return PathBuf::from("/run/vgpu/vgpu.sock");

@@ -44,11 +44,10 @@ const NO_MPS: &str = "/nonexistent";
 /// Most bytes of compiled kernels kept for one user.
 const CACHE_BYTES: &str = "1073741824";
 
-/// Where the driver keeps what it compiles for `user`: a folder that no other user's worker is told
+/// Where the driver keeps what it compiles: a folder that no other user's or machine's worker is told
 /// of. `None`, with a line in the log, when it cannot be made.
-fn compile_cache(base: &Path, user: u32) -> Option<PathBuf> {
-    let base = std::path::absolute(base).ok()?;
-    let folder = base.join(format!("user-{user}"));
+fn compile_cache(folder: &Path) -> Option<PathBuf> {
+    let folder = std::path::absolute(folder).ok()?;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -74,17 +73,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker with the client's settings, as far as they are allowed. To be called from
-    /// the main thread only: a worker ends when the thread that started it does.
+    /// Starts a worker with the client's settings, as far as they are allowed, and the folder for
+    /// what its driver compiles. To be called from the main thread only: a worker ends when the
+    /// thread that started it does.
     ///
     /// # Errors
     /// The system's error.
-    pub fn start(
-        hello: &Hello,
-        user: u32,
-        cache: Option<&Path>,
-        level: LogLevel,
-    ) -> io::Result<Worker> {
+    pub fn start(hello: &Hello, cache: Option<&Path>, level: LogLevel) -> io::Result<Worker> {
         let (near, far) = Socket::pair()?;
         rustix::io::ioctl_fionbio(&near, true)?;
         let mut command = own_command();
@@ -94,7 +89,7 @@ impl Worker {
             }
         }
         command.env("CUDA_MPS_PIPE_DIRECTORY", NO_MPS);
-        match cache.and_then(|base| compile_cache(base, user)) {
+        match cache.and_then(compile_cache) {
             Some(folder) => command
                 .env("CUDA_CACHE_PATH", folder)
                 .env("CUDA_CACHE_MAXSIZE", CACHE_BYTES),

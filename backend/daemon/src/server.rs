@@ -1,6 +1,7 @@
 //! The event loop: one thread, no wait without limit, nothing in it that a client can hold up.
 
 use crate::client::{Client, Next, Terms};
+use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::probe;
 use anyhow::{Context, Result};
@@ -48,6 +49,7 @@ enum Token {
     Worker(u64),
     Death(u64),
     Log(u64),
+    Machine(machine::Token),
 }
 
 struct Server {
@@ -56,6 +58,7 @@ struct Server {
     made: (Sender<Made>, Receiver<Made>),
     made_event: Arc<Event>,
     clients: BTreeMap<u64, Client>,
+    machine: Option<Machine>,
     next: u64,
     terms: Terms,
     config: Config,
@@ -76,8 +79,10 @@ pub fn run(options: &Options) -> Result<()> {
     raise_descriptor_limit();
     let path = options.socket();
     let device = probe::choose(options.device)?;
-    let listener = listen(&path)?;
-    tracing::info!("listening on {}", path.display());
+    let listener = path.as_deref().map(listen).transpose()?;
+    if let Some(path) = &path {
+        tracing::info!("listening on {}", path.display());
+    }
     let config = Config {
         pages: HugePages::Try,
         ..Config::default()
@@ -91,15 +96,17 @@ pub fn run(options: &Options) -> Result<()> {
         cache: (device == DEVICE_CUDA)
             .then(|| options.compile_cache())
             .flatten(),
-        listen: path_bytes(&path),
+        listen: path.as_deref().map_or([0; PATH_BYTES], path_bytes),
         level: options.log_level,
     };
+    let machine = Machine::start(options, &terms)?;
     let mut server = Server {
-        listener: Some(listener),
+        listener,
         signals,
         made: channel(),
         made_event: Arc::new(Event::new()?),
         clients: BTreeMap::new(),
+        machine,
         next: 0,
         terms,
         config,
@@ -208,6 +215,9 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(worker.pidfd(), PollFlags::IN));
             }
         }
+        if let Some(machine) = &self.machine {
+            machine.watch(&mut tokens, &mut fds, Token::Machine);
+        }
         let left = self.time_left();
         let timeout = Timespec {
             tv_sec: left.as_secs() as i64,
@@ -236,14 +246,16 @@ impl Server {
         let now = Instant::now();
         let idle = self
             .idle_exit
-            .filter(|_| self.clients.is_empty())
+            .filter(|_| self.is_idle())
             .map(|limit| self.idle_since + limit);
+        let machine = self.machine.as_ref().and_then(Machine::deadline);
         self.clients
             .values()
             .filter_map(Client::deadline)
             .chain(self.pause)
             .chain(self.ending)
             .chain(idle)
+            .chain(machine)
             .map(|deadline| deadline.saturating_duration_since(now))
             .min()
             .unwrap_or(TURN)
@@ -269,6 +281,11 @@ impl Server {
             }),
             Token::Worker(id) => self.advance(id, Client::worker_speaks),
             Token::Death(id) => self.advance(id, Client::worker_died),
+            Token::Machine(token) => {
+                if let Some(machine) = &mut self.machine {
+                    machine.handle(token, &self.terms);
+                }
+            }
             Token::Log(id) => self.advance(id, |client| {
                 if let Some(worker) = &mut client.worker
                     && !worker.read_log()
@@ -408,8 +425,14 @@ impl Server {
         for id in expired {
             self.advance(id, Client::expired);
         }
+        if let Some(machine) = &mut self.machine {
+            machine.advance(&self.terms);
+            if !machine.is_idle() {
+                self.idle_since = now;
+            }
+        }
         if let Some(limit) = self.idle_exit
-            && self.clients.is_empty()
+            && self.is_idle()
             && self.idle_since + limit <= now
             && self.ending.is_none()
         {
@@ -431,6 +454,18 @@ impl Server {
         for id in ids {
             self.advance(id, Client::end);
         }
+        if let Some(machine) = &mut self.machine {
+            machine.end();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.clients.is_empty() && self.machine.as_ref().is_none_or(Machine::is_idle)
+    }
+
+    /// Workers and clients that are left.
+    fn left(&self) -> usize {
+        self.clients.len() + self.machine.as_ref().map_or(0, Machine::workers)
     }
 
     fn is_over(&self) -> bool {
@@ -438,10 +473,11 @@ impl Server {
             None => false,
             Some(deadline) => {
                 let late = deadline <= Instant::now();
-                if late && !self.clients.is_empty() {
-                    tracing::error!("{} worker(s) could not be reaped", self.clients.len());
+                let left = self.left();
+                if late && left > 0 {
+                    tracing::error!("{left} worker(s) could not be reaped");
                 }
-                late || self.clients.is_empty()
+                late || left == 0
             }
         }
     }

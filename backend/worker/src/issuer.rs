@@ -93,6 +93,11 @@ impl Issuer {
     pub fn run(&mut self) -> Ended {
         let mut buf = RecordBuf::new();
         loop {
+            if self.worker.gate.is_closed() {
+                let worker = &self.worker;
+                let over = || worker.stopping() || worker.channel.is_gone();
+                worker.gate.wait(over);
+            }
             match self.consumer.pop(&mut buf) {
                 Ok(Some(record)) => {
                     let mut reader = Reader {

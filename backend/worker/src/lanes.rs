@@ -65,6 +65,7 @@ impl Lanes {
         if jobs.len() >= MAX_WAITING {
             return Err(request);
         }
+        self.worker.gate.enter();
         jobs.push_back((request, payload.to_vec()));
         lane.waiting.store(jobs.len() as u32, Ordering::Release);
         drop(jobs);
@@ -136,6 +137,7 @@ fn start(worker: Arc<Worker>, index: u32) -> Option<Arc<Queue>> {
             while let Some((request, payload)) = own.next(&spin) {
                 worker.issuers.settle(&worker, request.position, 0);
                 execute(&worker, &mut thread, request, &payload);
+                worker.gate.leave();
             }
         });
     match spawned {

@@ -4,7 +4,7 @@
 //!
 //! * the *issuer* ([`issuer`]) reads the command ring and executes, in order, what cannot block;
 //! * a *lane* per guest thread ([`lanes`]) executes what may block;
-//! * the *control* thread ([`control`]) maps more heap when the daemon says so;
+//! * the *control* thread ([`control`]) maps more heap and closes the [`gate`] when the daemon says so;
 //! * the *output* thread ([`output`]) relays what device code prints.
 //!
 //! A record's way: [`issuer`] copies it out of the ring, [`call`] checks scope and flags,
@@ -30,6 +30,7 @@ pub mod copies;
 pub mod device;
 pub mod dispatch;
 pub mod fuzz;
+pub mod gate;
 pub mod graphs;
 pub mod hand;
 pub mod image;

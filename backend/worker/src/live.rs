@@ -192,6 +192,15 @@ impl Live {
         lock(&self.set(kind).entries).contains_key(&handle)
     }
 
+    /// The live handles of a kind for which `wanted` says so.
+    pub fn all(&self, kind: Kind, wanted: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        lock(&self.set(kind).entries)
+            .iter()
+            .filter(|(_, entry)| wanted(entry))
+            .map(|(handle, _)| *handle)
+            .collect()
+    }
+
     /// Number of live handles of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         lock(&self.set(kind).entries).len()

@@ -1,6 +1,7 @@
 //! Text that device code prints. The driver writes it to the worker's standard output when it
 //! synchronises; that is a pipe back into this process, and what comes out goes to the client.
 
+use crate::gate::Gate;
 use crate::live::lock;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
@@ -65,7 +66,7 @@ impl Output {
 
     /// Delivers text as it comes, so that a driver that prints more than a pipe holds does not
     /// block. Runs on a thread of its own and never returns.
-    pub fn relay(self: &Output, channel: &Arc<Channel>) {
+    pub fn relay(self: &Output, channel: &Arc<Channel>, gate: &Gate) {
         let Some(pipe) = &self.pipe else { return };
         let Ok(watched) = lock(pipe).try_clone() else {
             tracing::error!("device text cannot be relayed: out of descriptors");
@@ -74,7 +75,10 @@ impl Output {
         loop {
             let mut fds = [PollFd::new(&watched, PollFlags::IN)];
             match rustix::event::poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => self.drain(channel),
+                Ok(_) | Err(Errno::INTR) => {
+                    let _open = gate.pass();
+                    self.drain(channel);
+                }
                 Err(error) => {
                     tracing::error!("device text cannot be relayed: {error}");
                     return;

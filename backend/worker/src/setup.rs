@@ -2,14 +2,21 @@
 //! the worker is started with. After that the socket carries the link's own messages, the daemon
 //! passing them on between worker and client: [`Welcome`](vgpu_channel::link::Welcome) from the
 //! worker when it is ready, then growth requests with a segment's descriptor to the worker.
+//!
+//! In a virtual machine segments are [pieces](FilePiece) of the files behind its RAM. A list of them comes as a memory file,
+//! followed by the files; the worker maps what is listed and closes them. [`QUIESCE`] and [`RESUME`], in the shape of a
+//! growth request and answered in the shape of its answer, close and open the worker's [gate](crate::gate).
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use vgpu_channel::control::ControlLayout;
+use vgpu_channel::link::message::MESSAGE_FDS;
 use vgpu_channel::link::{Event, Hello, LinkError, Socket};
-use vgpu_channel::segment::{SegmentError, SegmentFd};
+use vgpu_channel::segment::{FilePiece, Memory, Pieces, SegmentError, SegmentFd};
 use vgpu_channel::server::Parts;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// "vgpuset" and a zero byte, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuset\0");
@@ -17,10 +24,25 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuset\0");
 pub const DEVICE_CUDA: u32 = 1;
 /// [`Setup::device`]: the software device.
 pub const DEVICE_SOFTWARE: u32 = 2;
+/// [`Setup::memory`]: each segment is a sealed memory file.
+pub const MEMORY_FILES: u32 = 0;
+/// [`Setup::memory`]: each segment is a list of pieces.
+pub const MEMORY_PIECES: u32 = 1;
+/// Files that the pieces of one message can lie in.
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 3;
+/// Pieces that one message can list.
+pub const MAX_PIECES: usize = 4096;
+/// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
+pub const QUIESCE: u32 = u32::from_le_bytes(*b"quie");
+/// Magic of a request to go on: "resu", little-endian. Not answered.
+pub const RESUME: u32 = u32::from_le_bytes(*b"resu");
+/// How long a worker may take for [`QUIESCE`].
+pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 /// Longest path of a socket, terminator included.
 pub const PATH_BYTES: usize = 112;
 
-/// The message. With it come, in this order: control segment, heap segment, doorbell, wake.
+/// The message. With it come, in this order: doorbell, wake, and either control segment and heap segment, or the list of
+/// pieces (those of the control segment first) and the files they lie in.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Setup {
@@ -28,8 +50,8 @@ pub struct Setup {
     pub magic: u64,
     /// [`DEVICE_CUDA`] or [`DEVICE_SOFTWARE`].
     pub device: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`MEMORY_FILES`] or [`MEMORY_PIECES`].
+    pub memory: u32,
     /// Bytes of device memory that the client may hold; 0 for no limit.
     pub quota: u64,
     /// Slots of the command ring.
@@ -38,6 +60,10 @@ pub struct Setup {
     pub control_len: u64,
     /// Bytes of the heap segment.
     pub heap_len: u64,
+    /// Pieces of the control segment.
+    pub control_pieces: u32,
+    /// Pieces of the heap segment.
+    pub heap_pieces: u32,
     /// Path of the daemon's socket, NUL-terminated: a worker that outlives its daemon removes it
     /// when nobody answers there. Empty when it must stay.
     pub listen: [u8; PATH_BYTES],
@@ -65,19 +91,47 @@ impl Setup {
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn receive(socket: Socket, timeout: Duration) -> Result<(Setup, Parts), SetupError> {
+    pub fn receive(
+        socket: Socket,
+        timeout: Duration,
+    ) -> Result<(Setup, Parts<Memory>), SetupError> {
         let (bytes, fds) = socket.receive_with_fds::<{ size_of::<Setup>() }>(timeout)?;
         let setup = Setup::read_from_bytes(&bytes).map_err(|_| SetupError::Malformed)?;
         if setup.magic != MAGIC {
             return Err(SetupError::Malformed);
         }
-        let [control, heap, doorbell, wake] =
-            <[OwnedFd; 4]>::try_from(fds).map_err(|_| SetupError::Malformed)?;
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or(SetupError::Malformed);
+        let (doorbell, wake) = (next()?, next()?);
+        let (control, heap): (Memory, Memory) = match setup.memory {
+            MEMORY_FILES => {
+                let control = SegmentFd::receive(next()?, setup.control_len)?;
+                let heap = SegmentFd::receive(next()?, setup.heap_len)?;
+                (control.into(), heap.into())
+            }
+            MEMORY_PIECES => {
+                let list = next()?;
+                let counts = [setup.control_pieces as usize, setup.heap_pieces as usize];
+                let files: Arc<[OwnedFd]> = fds.by_ref().collect();
+                let mut lists = read_pieces(&list, &files, &counts)?;
+                let (Some(heap), Some(control)) = (lists.pop(), lists.pop()) else {
+                    return Err(SetupError::Malformed);
+                };
+                if (control.size(), heap.size()) != (setup.control_len, setup.heap_len) {
+                    return Err(SetupError::Malformed);
+                }
+                (Memory::Pieces(control), Memory::Pieces(heap))
+            }
+            _ => return Err(SetupError::Malformed),
+        };
+        if fds.next().is_some() {
+            return Err(SetupError::Malformed);
+        }
         let parts = Parts {
             socket,
             hello: setup.hello,
-            control: SegmentFd::receive(control, setup.control_len)?,
-            heap: SegmentFd::receive(heap, setup.heap_len)?,
+            control,
+            heap,
             doorbell: Event::from_fd(doorbell),
             wake: Event::from_fd(wake),
             layout: ControlLayout::new(setup.ring_slots),
@@ -92,6 +146,57 @@ impl Setup {
         let path = self.listen.get(..end).filter(|path| !path.is_empty())?;
         Some(std::ffi::OsStr::from_bytes(path).into())
     }
+}
+
+/// Writes a list of pieces, to be sent with the files.
+///
+/// # Errors
+/// The system's error.
+pub fn write_pieces(list: &[FilePiece]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("vgpu-pieces", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let bytes = list.as_bytes();
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        at += rustix::io::pwrite(&file, rest, at as u64)?;
+    }
+    Ok(file)
+}
+
+/// Reads a list of pieces that consists of `counts` pieces for one segment after the other.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn read_pieces(
+    list: &OwnedFd,
+    files: &Arc<[OwnedFd]>,
+    counts: &[usize],
+) -> Result<Vec<Pieces>, SetupError> {
+    let count = counts
+        .iter()
+        .fold(0, |sum: usize, n| sum.saturating_add(*n));
+    if count > MAX_PIECES {
+        return Err(SetupError::Malformed);
+    }
+    // One more than there should be.
+    let mut pieces = vec![FilePiece::new_zeroed(); count + 1];
+    let whole = size_of::<FilePiece>() * count;
+    let mut at = 0;
+    let bytes = pieces.as_mut_bytes();
+    while let Some(rest) = bytes.get_mut(at..) {
+        match rustix::io::pread(list, rest, at as u64) {
+            Ok(0) => break,
+            Ok(read) => at += read,
+            Err(error) => return Err(SetupError::Link(LinkError::System(error.into()))),
+        }
+    }
+    if at != whole {
+        return Err(SetupError::Malformed);
+    }
+    let mut rest = pieces.into_iter();
+    counts
+        .iter()
+        .map(|count| Ok(Pieces::new(files, rest.by_ref().take(*count).collect())?))
+        .collect()
 }
 
 /// Environment variables of a client that its worker gets too, if their values are plausible: each
@@ -116,6 +221,43 @@ pub fn allowed_setting(name: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_pieces_arrive_as_they_were_or_not_at_all() {
+        let piece = |file, offset, len| FilePiece {
+            file,
+            reserved: 0,
+            offset,
+            len,
+        };
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        let files: Arc<[OwnedFd]> = [file].into();
+        let read = |list: &[FilePiece], counts: &[usize]| {
+            let sizes = |pieces: Vec<Pieces>| pieces.iter().map(Pieces::size).collect::<Vec<_>>();
+            read_pieces(&write_pieces(list).unwrap(), &files, counts).map(sizes)
+        };
+        const MIB2: u64 = 2 << 20;
+        let good = [
+            piece(0, 0, MIB2),
+            piece(0, 4 * MIB2, 3 * MIB2),
+            piece(0, MIB2, MIB2),
+        ];
+        assert_eq!(read(&good, &[1, 2]).unwrap(), [MIB2, 4 * MIB2]);
+        assert_eq!(read(&good, &[3]).unwrap(), [5 * MIB2]);
+        for counts in [&[1, 1][..], &[2, 2], &[], &[0, 3], &[usize::MAX, 4]] {
+            assert!(read(&good, counts).is_err(), "{counts:?}");
+        }
+        for bad in [
+            piece(1, 0, MIB2),
+            piece(0, 1, MIB2),
+            piece(0, 0, 4096),
+            piece(0, 0, 0),
+            piece(0, u64::MAX - MIB2 + 1, MIB2),
+            piece(0, 0, 1 << 63),
+        ] {
+            assert!(read(&[bad], &[1]).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn settings_that_name_something_of_the_host_never_pass() {

@@ -6,7 +6,7 @@
 //!
 //! 1. close everything else, become undumpable, die with the daemon;
 //! 2. receive the channel's parts;
-//! 3. reserve the shared part of the window and map the segments;
+//! 3. reserve the shared part of the window, map the segments, close the files behind them if they are a machine's RAM;
 //! 4. steer the driver's allocations into the window;
 //! 5. load and initialise the driver, take the snapshot;
 //! 6. confine the process (`confine`);
@@ -207,14 +207,14 @@ fn serve(
 ) -> Result<Ended, LinkError> {
     spawn("output", {
         let worker = Arc::clone(&worker);
-        move || worker.output.relay(&worker.channel)
+        move || worker.output.relay(&worker.channel, &worker.gate)
     });
     spawn("control", {
         let (worker, listen) = (Arc::clone(&worker), setup.listen_path());
         move || {
             // Registration makes driver calls, which must not meet a capture.
-            let _relaxed = Executor::new(&worker.driver, 0);
-            control::serve(&worker, &daemon);
+            let mut thread = Executor::new(&worker.driver, 0);
+            control::serve(&worker, &mut thread, &daemon);
             // Whatever the other threads are in, nobody waits for its result any more.
             control::remove_stale_socket(listen);
             std::process::exit(0);

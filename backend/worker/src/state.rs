@@ -2,6 +2,7 @@
 
 use crate::capture::Captures;
 use crate::copies::PostedCopies;
+use crate::gate::Gate;
 use crate::issuers::Issuers;
 use crate::link::Links;
 use crate::live::{Live, lock};
@@ -56,6 +57,8 @@ pub struct Worker {
     pub captures: Captures,
     /// Issuers of contexts other than the first.
     pub issuers: Issuers,
+    /// Closed while the client's machine is paused.
+    pub gate: Gate,
     /// Device memory.
     pub quota: Quota,
     /// Registration of shared memory with the driver.
@@ -115,6 +118,7 @@ impl Worker {
             live: Live::default(),
             captures: Captures::default(),
             issuers: Issuers::default(),
+            gate: Gate::default(),
             quota: Quota::new(parts.quota),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),

@@ -4,6 +4,10 @@
 //! shrinking and growing make its size final, so no access within it can fault because the file got shorter. The peer
 //! may still punch holes; pages then read as zero.
 //!
+//! In a virtual machine a segment is instead a list of [pieces](Pieces) of the files behind the machine's RAM, which its
+//! agent chose and the daemon checked. They are mapped one behind the other, so no difference is seen afterwards. Those
+//! files are not sealed: they belong to the virtual machine monitor, which is trusted with its own guest.
+//!
 //! The shared part of the window is filled from its start without holes: first the control segment, then the heap
 //! segments in the order in which they were granted. So "is this range mapped?" is two comparisons.
 
@@ -14,6 +18,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::shm::{self, OutOfRange, View};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
@@ -172,6 +177,79 @@ fn check_size(len: u64) -> Result<(), SegmentError> {
     }
 }
 
+/// Bytes of one of several files.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FilePiece {
+    /// Index of the file.
+    pub file: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// First byte in the file, a multiple of 2 MiB.
+    pub offset: u64,
+    /// Bytes, a positive multiple of 2 MiB.
+    pub len: u64,
+}
+
+/// A segment made of parts of files that this process does not own. The files are closed with the last list that names
+/// them.
+#[derive(Debug)]
+pub struct Pieces {
+    files: Arc<[OwnedFd]>,
+    list: Vec<FilePiece>,
+    len: u64,
+}
+
+impl Pieces {
+    /// Checks a list: whole pages of 2 MiB, of files that are there.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Size`].
+    pub fn new(files: &Arc<[OwnedFd]>, list: Vec<FilePiece>) -> Result<Pieces, SegmentError> {
+        let mut len = 0_u64;
+        for piece in &list {
+            let end = piece.offset.checked_add(piece.len);
+            let fits = piece.len > 0
+                && piece.len.is_multiple_of(SEGMENT_ALIGN)
+                && piece.offset.is_multiple_of(SEGMENT_ALIGN)
+                && end.is_some_and(|end| i64::try_from(end).is_ok())
+                && (piece.file as usize) < files.len();
+            if !fits {
+                return Err(SegmentError::Size(piece.len));
+            }
+            len = len.saturating_add(piece.len);
+        }
+        check_size(len)?;
+        Ok(Pieces {
+            files: Arc::clone(files),
+            list,
+            len,
+        })
+    }
+
+    /// Size in bytes of all pieces together.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+}
+
+/// What a segment consists of.
+#[derive(Debug)]
+pub enum Memory {
+    /// A sealed memory file.
+    File(SegmentFd),
+    /// Parts of a virtual machine's RAM.
+    Pieces(Pieces),
+}
+
+impl From<SegmentFd> for Memory {
+    fn from(file: SegmentFd) -> Self {
+        Memory::File(file)
+    }
+}
+
 /// One mapped segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -254,30 +332,69 @@ impl Segments {
     ///
     /// [`SegmentError::Address`], or the system's refusal (too many maps, say).
     pub fn append(&self, address: u64, segment: &SegmentFd) -> Result<Segment, SegmentError> {
+        self.place(address, segment.len, |reserved, dont_fork| {
+            reserved.map_shared(address, segment.len, segment.as_fd(), 0, dont_fork)
+        })
+    }
+
+    /// Maps `pieces` one behind the other at `address`, which must be [`Segments::end`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Segments::append`]; nothing stays mapped then.
+    pub fn append_pieces(&self, address: u64, pieces: &Pieces) -> Result<Segment, SegmentError> {
+        self.place(address, pieces.len, |reserved, dont_fork| {
+            let mut at = address;
+            for piece in &pieces.list {
+                let file = pieces.files.get(piece.file as usize).ok_or(Errno::BADF)?;
+                let mapped =
+                    reserved.map_shared(at, piece.len, file.as_fd(), piece.offset, dont_fork);
+                if let Err(error) = mapped {
+                    reserved.unmap_shared(address, at - address + piece.len)?;
+                    return Err(error);
+                }
+                at += piece.len;
+            }
+            Ok(())
+        })
+    }
+
+    /// Maps what `memory` consists of, as [`Segments::append`] and [`Segments::append_pieces`] do. Gives a memory file back;
+    /// the files behind pieces are closed.
+    ///
+    /// # Errors
+    ///
+    /// As for these two.
+    pub fn append_memory(
+        &self,
+        address: u64,
+        memory: Memory,
+    ) -> Result<(Segment, Option<SegmentFd>), SegmentError> {
+        match memory {
+            Memory::File(file) => Ok((self.append(address, &file)?, Some(file))),
+            Memory::Pieces(pieces) => Ok((self.append_pieces(address, &pieces)?, None)),
+        }
+    }
+
+    fn place(
+        &self,
+        address: u64,
+        len: u64,
+        map: impl FnOnce(&shm::Reserved, bool) -> io::Result<()>,
+    ) -> Result<Segment, SegmentError> {
         let mut list = lock(&self.list);
-        let asked = Segment {
-            address,
-            len: segment.len,
-        };
+        let asked = Segment { address, len };
         if self.side == Side::Both && list.contains(&asked) {
             return Ok(asked);
         }
         let limit = self.window().high + SHARED_BYTES;
-        if address != self.end.load(Ordering::Relaxed) || limit - address < segment.len {
+        if address != self.end.load(Ordering::Relaxed) || limit - address < len {
             return Err(SegmentError::Address(address));
         }
-        self.reservation
-            .high()
-            .map_shared(
-                address,
-                segment.len,
-                segment.as_fd(),
-                self.side == Side::Client,
-            )
-            .map_err(SegmentError::System)?;
+        map(self.reservation.high(), self.side == Side::Client).map_err(SegmentError::System)?;
         list.push(asked);
         // SYNC POINT (segments).
-        self.end.store(address + segment.len, Ordering::Release);
+        self.end.store(address + len, Ordering::Release);
         Ok(asked)
     }
 

@@ -22,7 +22,7 @@ use crate::link::{Accepted, Event, Fingerprint, Hello, LinkError, LinkStatus, So
 use crate::output::OutputSender;
 use crate::reply::{ReplyError, ReplySlot};
 use crate::ring::{self, Corrupt, Record, RecordBuf};
-use crate::segment::{HugePages, Segment, SegmentError, SegmentFd, Segments, Side};
+use crate::segment::{HugePages, Memory, Segment, SegmentError, SegmentFd, Segments, Side};
 use crate::shm::{OutOfRange, View};
 use crate::staging::Words;
 use crate::sync::{AtomicU32, Condvar, Mutex, Ordering, lock};
@@ -77,15 +77,15 @@ pub enum SetupError {
 
 /// Everything a worker needs to serve one client; made by the privileged side.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Parts<M = SegmentFd> {
     /// The connection.
     pub socket: Socket,
     /// The client's hello, checked.
     pub hello: Hello,
     /// The control segment's memory, zero.
-    pub control: SegmentFd,
+    pub control: M,
     /// The first heap segment's memory, zero.
-    pub heap: SegmentFd,
+    pub heap: M,
     /// Client wakes server.
     pub doorbell: Event,
     /// Server wakes client.
@@ -143,8 +143,8 @@ pub struct Channel {
     segments: Arc<Segments>,
     control: View,
     layout: ControlLayout,
-    control_segment: (Segment, SegmentFd),
-    heap_segment: (Segment, SegmentFd),
+    control_segment: (Segment, Option<SegmentFd>),
+    heap_segment: (Segment, Option<SegmentFd>),
     hello: Hello,
     socket: Socket,
     doorbell: Event,
@@ -164,7 +164,7 @@ impl Channel {
     ///
     /// [`SetupError`]; the client is told.
     pub fn open(
-        parts: Parts,
+        parts: Parts<impl Into<Memory>>,
         reservation: Reservation,
     ) -> Result<(Arc<Channel>, Consumer), SetupError> {
         let (held, chosen) = (reservation.window().index, parts.hello.window);
@@ -176,7 +176,7 @@ impl Channel {
     }
 
     pub(crate) fn open_in(
-        parts: Parts,
+        parts: Parts<impl Into<Memory>>,
         segments: Arc<Segments>,
     ) -> Result<(Arc<Channel>, Consumer), SetupError> {
         let Parts {
@@ -189,16 +189,16 @@ impl Channel {
             layout,
         } = parts;
         let mapped = (|| {
-            let control_at = segments.append(segments.end(), &control)?;
-            let heap_at = segments.append(segments.end(), &heap)?;
-            let view = segments.view(control_at.address, control_at.len)?;
+            let control = segments.append_memory(segments.end(), control.into())?;
+            let heap = segments.append_memory(segments.end(), heap.into())?;
+            let view = segments.view(control.0.address, control.0.len)?;
             view.write(0, layout.header().as_bytes())?;
             let ring = ControlRing::new(&view, &layout, None)?;
             let callbacks = CallbackSender::new(&view, &layout)?;
             let output = OutputSender::new(&view, &layout)?;
-            Ok((control_at, heap_at, view, ring, callbacks, output))
+            Ok((control, heap, view, ring, callbacks, output))
         })();
-        let (control_at, heap_at, view, ring, callbacks, output) = match mapped {
+        let (control, heap, view, ring, callbacks, output) = match mapped {
             Ok(mapped) => mapped,
             Err(error) => {
                 refuse(&socket, LinkStatus::Internal);
@@ -209,8 +209,8 @@ impl Channel {
             segments,
             control: view,
             layout,
-            control_segment: (control_at, control),
-            heap_segment: (heap_at, heap),
+            control_segment: control,
+            heap_segment: heap,
             hello,
             socket,
             doorbell,
@@ -227,7 +227,7 @@ impl Channel {
         Ok((channel, consumer))
     }
 
-    /// Accepts the client: hands out memory and event descriptors. The snapshot must be written before.
+    /// Accepts the client: hands out memory, if it lies in memory files, and event descriptors. The snapshot must be written before.
     ///
     /// # Errors
     ///
@@ -249,12 +249,11 @@ impl Channel {
             heap_address: heap.address,
             heap_len: heap.len,
         };
-        let fds = [
-            control_fd.as_fd(),
-            heap_fd.as_fd(),
-            self.doorbell.as_fd(),
-            self.wake.as_fd(),
-        ];
+        let files = [control_fd, heap_fd].into_iter().flatten();
+        let fds: Vec<_> = files
+            .map(AsFd::as_fd)
+            .chain([self.doorbell.as_fd(), self.wake.as_fd()])
+            .collect();
         self.socket.send(welcome.as_bytes(), &fds)
     }
 
@@ -354,6 +353,11 @@ impl Channel {
     pub fn latch(&self, address: u64, error: u32) -> Result<(), ReplyError> {
         ReplySlot::at(&self.segments, address)?.latch(error);
         Ok(())
+    }
+
+    /// Makes [`Consumer::sleep`] return, as if the client had rung.
+    pub fn wake_consumer(&self) {
+        self.doorbell.signal();
     }
 
     /// Wakes every sleeping thread of the client.

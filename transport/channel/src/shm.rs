@@ -411,7 +411,7 @@ impl Reserved {
                 .is_some_and(|end| end <= self.start.saturating_add(self.len))
     }
 
-    /// Maps `len` bytes of `fd` from its beginning, shared, readable and writable, at `address` inside this reservation.
+    /// Maps `len` bytes of `fd` from `offset` on, shared, readable and writable, at `address` inside this reservation.
     ///
     /// With `dont_fork` a child made by `fork` does not inherit the map.
     ///
@@ -423,6 +423,7 @@ impl Reserved {
         address: u64,
         len: u64,
         fd: BorrowedFd<'_>,
+        offset: u64,
         dont_fork: bool,
     ) -> io::Result<()> {
         if !self.contains(address, len) {
@@ -438,7 +439,7 @@ impl Reserved {
                 prot,
                 MapFlags::SHARED | MapFlags::FIXED,
                 fd,
-                0,
+                offset,
             )?
         };
         if dont_fork {
@@ -447,6 +448,29 @@ impl Reserved {
         }
         // SAFETY: as above; a hint that may fail where the kernel has no huge pages for shared memory.
         let _ = unsafe { rustix::mm::madvise(at, len as usize, Advice::LinuxHugepage) };
+        Ok(())
+    }
+
+    /// Takes memory out of this reservation again: what `map_shared` mapped at `address` is held without memory.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the range leaves the reservation, else the system's error.
+    pub(crate) fn unmap_shared(&self, address: u64, len: u64) -> io::Result<()> {
+        if !self.contains(address, len) {
+            return Err(io::Error::from(rustix::io::Errno::INVAL));
+        }
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: only pages of this reservation are replaced, and the caller never announced them (`Segments::place`), so
+        // nothing refers to them.
+        unsafe {
+            rustix::mm::mmap_anonymous(
+                address as *mut c_void,
+                len as usize,
+                ProtFlags::empty(),
+                flags,
+            )?
+        };
         Ok(())
     }
 
@@ -545,6 +569,21 @@ pub(crate) fn replace_descriptor(target: BorrowedFd<'_>, source: BorrowedFd<'_>)
         std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(target.as_raw_fd()) });
     rustix::io::dup3(source, &mut owned, rustix::io::DupFlags::CLOEXEC)?;
     Ok(())
+}
+
+/// Another descriptor of what the parent process left open under a number, close-on-exec. The number stays as it is.
+///
+/// # Errors
+///
+/// `EBADF` when nothing is open there.
+pub fn inherited_descriptor(number: std::os::fd::RawFd) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::Error::from(rustix::io::Errno::BADF));
+    }
+    // SAFETY: the borrow lasts for one `fcntl`, which fails for a number that is not open and otherwise changes nothing
+    // for whoever owns it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
 }
 
 #[cfg(test)]

@@ -287,6 +287,9 @@ const_assert_eq!(size_of::<Welcome>(), 64);
 const_assert_eq!(offset_of!(Welcome, fingerprint), 24);
 const_assert_eq!(offset_of!(Welcome, control_address), 32);
 
+/// Descriptors that one message can carry.
+pub const MESSAGE_FDS: usize = 16;
+
 /// Descriptors that come with an accepting welcome.
 pub const WELCOME_FDS: usize = 4;
 

@@ -16,7 +16,7 @@ use rustix::net::{
 use crate::shm::replace_descriptor;
 
 use super::event::poll;
-use super::message::{HelloError, LinkStatus, WELCOME_FDS};
+use super::message::{HelloError, LinkStatus, MESSAGE_FDS};
 
 /// What went wrong on a link.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,7 @@ impl Socket {
     ///
     /// [`LinkError::Closed`], [`LinkError::TimedOut`] or the system's refusal.
     pub fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(WELCOME_FDS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(LinkError::Descriptors);
@@ -167,14 +167,14 @@ impl Socket {
         }
     }
 
-    /// Receives one message of exactly `N` bytes before the deadline, and at most `WELCOME_FDS` descriptors.
+    /// Receives one message of exactly `N` bytes before the deadline, and at most `MESSAGE_FDS` descriptors.
     fn receive<const N: usize>(
         &self,
         deadline: Instant,
     ) -> Result<([u8; N], Vec<OwnedFd>), LinkError> {
         self.wait_readable(deadline)?;
         let mut bytes = [0; N];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(WELCOME_FDS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let got = loop {

@@ -13,17 +13,28 @@
 //! | [`KIND_GROW`] | [`Grow`], its pieces | [`GrowResponse`](super::GrowResponse) |
 //! | [`KIND_CLOSE`] | nothing | [`Closed`] |
 //!
-//! A request that breaks the format is answered, where it has room for it, by [`Closed`] with a status.
+//! A request that breaks the format is answered, where it has room for it, by [`Closed`] with a status; so the length
+//! given back tells which answer it is. [`parse`] says what the format is.
 //!
 //! **Doorbell queue** (index 1): a readable chain of one [`Ring`] rings the doorbell of a channel and is given back at
-//! once. A writable chain with room for one [`Notice`] is kept until the device has something to say.
+//! once. A writable chain with room for one [`Notice`] is kept until the device has something to say. One that comes back
+//! with length 0 says nothing (the machine was paused, or the chain has no room): the driver offers it again.
+//!
+//! **Whose a page is.** From the request that names it, a piece is the channel's, and it may be used for something else
+//! again only after: the answer to [`KIND_CLOSE`]; an answer other than [`LinkStatus::Ok`](super::LinkStatus::Ok) to
+//! [`KIND_OPEN`]; such an answer to [`KIND_GROW`] unless it is [`LinkStatus::Internal`](super::LinkStatus::Internal), after
+//! which the piece stays the channel's; the answer to a [`KIND_HELLO`] of a new session. [`NOTICE_ENDED`] gives nothing back.
+//!
+//! **Reset.** A driver that resets the device keeps all pages until its hello was answered. A queue that starts again where
+//! it stopped goes on, channels included; one that starts anywhere else belongs to a new driver, and closes them all.
 
 use core::mem::{offset_of, size_of};
 
 use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::message::{Fingerprint, Hello};
+use super::message::{Fingerprint, Hello, HelloError};
+use crate::segment::{SEGMENT_ALIGN, SEGMENT_MAX};
 
 /// The virtio device id used unless told otherwise: in the range for experiments, which no kernel driver claims.
 pub const DEVICE_ID: u16 = 176;
@@ -86,7 +97,8 @@ pub struct Request {
     pub kind: u32,
     /// Zero.
     pub reserved: u32,
-    /// The channel, by the number that the driver chose for it: not 0, and never used before in this session. 0 in a hello.
+    /// The channel, by the number that the driver chose for it: not 0, and in [`KIND_OPEN`] higher than every one before in
+    /// this session. 0 in a hello.
     pub channel: u64,
 }
 
@@ -211,3 +223,301 @@ pub struct Notice {
 }
 
 const_assert_eq!(size_of::<Notice>(), 16);
+
+/// Pieces that one request can list.
+pub const MAX_PIECES: usize = 4096;
+
+/// Bytes of the longest request.
+pub const MAX_REQUEST: usize =
+    size_of::<Request>() + size_of::<Open>() + MAX_PIECES * size_of::<Piece>();
+
+/// A request, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// [`KIND_HELLO`].
+    Hello(SessionHello),
+    /// [`KIND_OPEN`].
+    Open {
+        /// The channel's number.
+        channel: u64,
+        /// What is opened.
+        open: Box<Open>,
+        /// Pieces of the control segment, at least one.
+        control: Vec<Piece>,
+        /// Pieces of the heap segment, at least one.
+        heap: Vec<Piece>,
+    },
+    /// [`KIND_GROW`].
+    Grow {
+        /// The channel's number.
+        channel: u64,
+        /// Number that the answer repeats.
+        id: u32,
+        /// Pieces of the segment, at least one.
+        pieces: Vec<Piece>,
+    },
+    /// [`KIND_CLOSE`].
+    Close {
+        /// The channel's number.
+        channel: u64,
+    },
+}
+
+/// Why bytes are no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// Shorter or longer than what its kind and its counts say.
+    #[error("A request of {0} bytes does not have the length of its kind")]
+    Length(usize),
+    /// Not one of the kinds.
+    #[error("There is no request of kind {0}")]
+    Kind(u32),
+    /// A field that must be zero is not.
+    #[error("A reserved field of a request is set")]
+    Reserved,
+    /// Channel 0 outside of a hello, or another one in it.
+    #[error("A request of kind {kind} cannot concern channel {channel}")]
+    Channel {
+        /// The kind.
+        kind: u32,
+        /// The number.
+        channel: u64,
+    },
+    /// A list with too many pieces, or without one.
+    #[error("A segment cannot have {0} pieces")]
+    Count(usize),
+    /// A piece that is not made of whole pages, or a segment that is too long.
+    #[error("{len:#x} bytes at {address:#x} cannot be part of a segment")]
+    Piece {
+        /// First guest-physical address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The process's hello is not acceptable.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+}
+
+/// Reads a request from the private copy of its bytes. It looks at nothing else, so whatever a driver sends, the outcome
+/// depends on these bytes alone.
+///
+/// # Errors
+///
+/// [`OrderError`], naming what is wrong.
+pub fn parse(bytes: &[u8]) -> Result<Order, OrderError> {
+    let length = OrderError::Length(bytes.len());
+    let (request, rest) = Request::read_from_prefix(bytes).map_err(|_| length)?;
+    let Request {
+        kind,
+        reserved,
+        channel,
+    } = request;
+    if reserved != 0 {
+        return Err(OrderError::Reserved);
+    }
+    if !(KIND_HELLO..=KIND_CLOSE).contains(&kind) {
+        return Err(OrderError::Kind(kind));
+    }
+    if (kind == KIND_HELLO) != (channel == 0) {
+        return Err(OrderError::Channel { kind, channel });
+    }
+    match kind {
+        KIND_HELLO => SessionHello::read_from_bytes(rest)
+            .map(Order::Hello)
+            .map_err(|_| length),
+        KIND_OPEN => {
+            let (open, rest) = Open::read_from_prefix(rest).map_err(|_| length)?;
+            let counts = [open.control_pieces as usize, open.heap_pieces as usize];
+            let [control, heap] = pieces(rest, counts, length)?;
+            Hello::parse(open.hello.as_bytes())?;
+            Ok(Order::Open {
+                channel,
+                open: Box::new(open),
+                control,
+                heap,
+            })
+        }
+        KIND_GROW => {
+            let (grow, rest) = Grow::read_from_prefix(rest).map_err(|_| length)?;
+            if grow.reserved != 0 {
+                return Err(OrderError::Reserved);
+            }
+            let [pieces] = pieces(rest, [grow.pieces as usize], length)?;
+            Ok(Order::Grow {
+                channel,
+                id: grow.id,
+                pieces,
+            })
+        }
+        _ if rest.is_empty() => Ok(Order::Close { channel }),
+        _ => Err(length),
+    }
+}
+
+/// Reads lists of so many pieces, which must be all of `bytes`.
+fn pieces<const N: usize>(
+    bytes: &[u8],
+    counts: [usize; N],
+    length: OrderError,
+) -> Result<[Vec<Piece>; N], OrderError> {
+    let total = counts
+        .iter()
+        .fold(0, |sum: usize, n| sum.saturating_add(*n));
+    if let Some(count) = counts.iter().find(|count| **count == 0) {
+        return Err(OrderError::Count(*count));
+    }
+    if total > MAX_PIECES {
+        return Err(OrderError::Count(total));
+    }
+    if bytes.len() != total * size_of::<Piece>() {
+        return Err(length);
+    }
+    let mut rest = bytes;
+    let mut lists = counts.map(Vec::with_capacity);
+    for (list, count) in lists.iter_mut().zip(counts) {
+        let mut segment = 0_u64;
+        for _ in 0..count {
+            let (piece, behind) = Piece::read_from_prefix(rest).map_err(|_| length)?;
+            rest = behind;
+            let Piece { address, len } = piece;
+            segment = segment.saturating_add(len);
+            let fits = len > 0
+                && len.is_multiple_of(SEGMENT_ALIGN)
+                && address.is_multiple_of(SEGMENT_ALIGN)
+                && address.checked_add(len).is_some()
+                && segment <= SEGMENT_MAX;
+            if !fits {
+                return Err(OrderError::Piece { address, len });
+            }
+            list.push(piece);
+        }
+    }
+    Ok(lists)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = SEGMENT_ALIGN;
+
+    fn head(kind: u32, channel: u64) -> Vec<u8> {
+        let request = Request {
+            kind,
+            reserved: 0,
+            channel,
+        };
+        request.as_bytes().to_vec()
+    }
+
+    fn piece(address: u64, len: u64) -> Piece {
+        Piece { address, len }
+    }
+
+    fn open(control: &[Piece], heap: &[Piece]) -> Vec<u8> {
+        let open = Open {
+            user: 1000,
+            process: 7,
+            control_pieces: control.len() as u32,
+            heap_pieces: heap.len() as u32,
+            hello: Hello::new(0, 0),
+        };
+        let mut bytes = head(KIND_OPEN, 1);
+        bytes.extend(open.as_bytes());
+        bytes.extend(control.as_bytes());
+        bytes.extend(heap.as_bytes());
+        bytes
+    }
+
+    fn grow(pieces: u32, list: &[Piece]) -> Vec<u8> {
+        let mut bytes = head(KIND_GROW, 3);
+        let grow = Grow {
+            id: 5,
+            pieces,
+            reserved: 0,
+        };
+        bytes.extend(grow.as_bytes());
+        bytes.extend(list.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn well_formed_requests_are_read() {
+        let hello = SessionHello {
+            session: 9,
+            major: 1,
+            minor: 0,
+            flags: 0,
+        };
+        let bytes = [head(KIND_HELLO, 0), hello.as_bytes().to_vec()].concat();
+        assert_eq!(parse(&bytes), Ok(Order::Hello(hello)));
+        let (control, heap) = ([piece(PAGE, PAGE)], [piece(0, PAGE), piece(8 * PAGE, PAGE)]);
+        match parse(&open(&control, &heap)).unwrap() {
+            Order::Open {
+                channel: 1,
+                control: c,
+                heap: h,
+                open,
+            } => {
+                assert_eq!((&c[..], &h[..]), (&control[..], &heap[..]));
+                assert_eq!((open.user, open.process), (1000, 7));
+            }
+            other => panic!("{other:?}"),
+        }
+        let expected = Order::Grow {
+            channel: 3,
+            id: 5,
+            pieces: heap.to_vec(),
+        };
+        assert_eq!(parse(&grow(2, &heap)), Ok(expected));
+        assert_eq!(parse(&head(KIND_CLOSE, 4)), Ok(Order::Close { channel: 4 }));
+        let many = vec![piece(0, PAGE); MAX_PIECES];
+        assert!(parse(&grow(MAX_PIECES as u32, &many)).is_ok());
+    }
+
+    #[test]
+    fn every_other_length_is_refused() {
+        let whole = open(&[piece(0, PAGE)], &[piece(PAGE, PAGE)]);
+        for len in 0..whole.len() {
+            assert!(parse(&whole[..len]).is_err(), "{len} bytes");
+        }
+        for bytes in [whole, grow(1, &[piece(0, PAGE)]), head(KIND_CLOSE, 1)] {
+            assert!(parse(&bytes).is_ok());
+            let longer = [bytes, vec![0]].concat();
+            assert_eq!(parse(&longer), Err(OrderError::Length(longer.len())));
+        }
+    }
+
+    #[test]
+    fn malformed_fields_are_named() {
+        for kind in [0, 5, u32::MAX] {
+            assert_eq!(parse(&head(kind, 1)), Err(OrderError::Kind(kind)));
+        }
+        for (kind, channel) in [(KIND_HELLO, 1), (KIND_OPEN, 0), (KIND_CLOSE, 0)] {
+            let error = OrderError::Channel { kind, channel };
+            assert_eq!(parse(&head(kind, channel)), Err(error));
+        }
+        let mut reserved = head(KIND_CLOSE, 1);
+        reserved[5] = 1;
+        assert_eq!(parse(&reserved), Err(OrderError::Reserved));
+        for count in [0, MAX_PIECES as u32 + 1, u32::MAX] {
+            let error = OrderError::Count(count as usize);
+            assert_eq!(parse(&grow(count, &[])), Err(error));
+        }
+        for (address, len) in [
+            (1, PAGE),
+            (PAGE / 2, PAGE),
+            (0, 0),
+            (0, PAGE + 1),
+            (0_u64.wrapping_sub(PAGE), PAGE),
+            (0, SEGMENT_MAX + PAGE),
+        ] {
+            let error = OrderError::Piece { address, len };
+            assert_eq!(parse(&grow(1, &[piece(address, len)])), Err(error));
+        }
+        let mut bytes = open(&[piece(0, PAGE)], &[piece(PAGE, PAGE)]);
+        bytes[size_of::<Request>() + 16] = 0;
+        assert_eq!(parse(&bytes), Err(OrderError::Hello(HelloError::Malformed)));
+    }
+}

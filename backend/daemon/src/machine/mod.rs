@@ -1,0 +1,926 @@
+//! A virtual machine: its vhost-user device and the channels of the processes in it.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`front`] | the vhost-user protocol, on a thread of its own |
+//! | [`table`] | the guest's RAM |
+//! | [`ring`] | the virtqueues |
+//! | [`channel`] | one channel |
+//! | here | what the event loop does for the machine |
+//!
+//! The wire between guest and daemon is described in [`vgpu_channel::link::virtio`]. All state is the event loop's; nothing
+//! here waits. What the front-end waits for is kept as [`Wait`] until it is true:
+//!
+//! | the front-end | is answered when |
+//! |---|---|
+//! | stops the control queue | no request is unanswered, and each worker stands still or is reaped |
+//! | takes RAM away | the workers that mapped some of it are reaped |
+//! | resets the device, or is gone | all workers are reaped |
+
+mod channel;
+mod front;
+mod ring;
+mod table;
+
+use crate::client::Terms;
+use crate::options::Options;
+use anyhow::{Context, Result, bail};
+use channel::{Answer, Channel, Segments, Stage, refuse_growth, refuse_open};
+use front::{LoopEnd, Message};
+use ring::{Chain, Ring};
+use rustix::event::{PollFd, PollFlags};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+use table::{Files, Table, Unusable};
+use vgpu_channel::control::ControlLayout;
+use vgpu_channel::link::message::{MAJOR, MINOR};
+use vgpu_channel::link::virtio::{
+    CONFIG_MAGIC, CONTROL_QUEUE, Closed, DOORBELL_QUEUE, DeviceConfig, KIND_CLOSE, KIND_GROW,
+    KIND_HELLO, KIND_OPEN, MAX_REQUEST, NOTICE_ENDED, NOTICE_WAKE, Notice, Open, Order, Piece,
+    Request, Ring as RingWire, SessionHello, SessionWelcome, parse,
+};
+pub use vgpu_channel::link::virtio::{QUEUE_SIZE, QUEUES};
+use vgpu_channel::link::{Event, GrowResponse, LinkStatus, Welcome};
+use vgpu_protocol::number::fingerprint;
+use vgpu_worker::setup::QUIESCE_TIME;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes of the configuration space.
+pub const CONFIG_BYTES: usize = size_of::<DeviceConfig>();
+/// Maps of one channel's segments, at most: a process can have about twice as many of all kinds.
+const MAX_MAPS: usize = 32_000;
+/// Chains taken from one queue per turn of the loop.
+const BURST: usize = 64;
+
+/// Whose descriptor became ready.
+#[derive(Clone, Copy, Debug)]
+pub enum Token {
+    /// The front-end's thread has a message.
+    Front,
+    /// The driver put something into a queue.
+    Kick(usize),
+    /// A channel's worker wakes its client.
+    Wake(u64),
+    /// A channel's worker speaks.
+    Worker(u64),
+    /// A channel's worker is dead.
+    Death(u64),
+    /// A channel's worker logs.
+    Log(u64),
+}
+
+/// What the front-end waits for.
+#[derive(Debug)]
+enum Wait {
+    Stop(Sender<u16>),
+    Memory(Table, Sender<()>),
+    Reset(Sender<()>),
+    Gone(Sender<()>),
+}
+
+/// What is known about the driver's session.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    number: u64,
+    /// The highest number of a channel so far.
+    last: u64,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    messages: Receiver<Message>,
+    event: Arc<Event>,
+    /// Removed at the end.
+    path: Option<PathBuf>,
+    /// Channels at once.
+    max_channels: usize,
+    control_bytes: u64,
+    cache: Option<PathBuf>,
+    connected: bool,
+    table: Table,
+    rings: [Option<Ring>; QUEUES],
+    /// Counts queues started, so that answers never reach another one's driver.
+    life: u64,
+    /// Where the control queue stood when it was stopped.
+    stopped_at: Option<u16>,
+    session: Option<Session>,
+    /// Channels by an own number, as drivers' numbers begin anew with each session.
+    channels: BTreeMap<u64, Channel>,
+    next: u64,
+    /// Who has which guest-physical addresses: first, end and channel.
+    claims: BTreeMap<u64, (u64, u64)>,
+    /// Hellos that wait until channels below this number are gone.
+    hellos: Vec<(Chain, u64)>,
+    /// Chains for notices.
+    kept: VecDeque<Chain>,
+    wait: Option<Wait>,
+    /// When workers that do not stand still are killed.
+    quiet_by: Option<Instant>,
+    /// Whether a queue has more than one turn takes.
+    more: bool,
+}
+
+/// Where the front-end connects, bound or handed over.
+fn listener(options: &Options) -> Result<Option<(UnixListener, Option<PathBuf>)>> {
+    if let Some(path) = &options.vhost_user {
+        return Ok(Some((bind(path)?, Some(path.clone()))));
+    }
+    let Some(number) = options.fd else {
+        return Ok(None);
+    };
+    let fd = vgpu_channel::shm::inherited_descriptor(number)
+        .with_context(|| format!("descriptor {number} was not handed over"))?;
+    if !rustix::net::sockopt::socket_acceptconn(&fd).unwrap_or(false) {
+        bail!("descriptor {number} is no listening socket");
+    }
+    let listener = UnixListener::from(fd);
+    listener.set_nonblocking(false)?;
+    Ok(Some((listener, None)))
+}
+
+/// Listens at `path`. A socket that nobody listens on is replaced.
+fn bind(path: &Path) -> Result<UnixListener> {
+    let stale = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        && UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if stale {
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+impl Machine {
+    /// Serves a machine if the options say so.
+    ///
+    /// # Errors
+    /// When the socket cannot be served.
+    pub fn start(options: &Options, terms: &Terms) -> Result<Option<Machine>> {
+        let Some((listener, path)) = listener(options)? else {
+            return Ok(None);
+        };
+        let config = DeviceConfig {
+            magic: CONFIG_MAGIC,
+            major: MAJOR,
+            minor: MINOR,
+            flags: 0,
+            max_channels: u32::try_from(options.max_clients).unwrap_or(u32::MAX),
+            ring_slots: u32::try_from(terms.ring_slots)?,
+            max_channel_bytes: terms.pinned,
+            fingerprint: fingerprint(),
+            reserved: [0; 3],
+        };
+        let (sender, messages) = std::sync::mpsc::channel();
+        let event = Arc::new(Event::new()?);
+        let loop_end = LoopEnd {
+            messages: sender,
+            event: Arc::clone(&event),
+        };
+        front::listen(listener, config, loop_end)?;
+        match &path {
+            Some(path) => tracing::info!("waiting for a virtual machine on {}", path.display()),
+            None => tracing::info!("waiting for a virtual machine on the socket handed over"),
+        }
+        Ok(Some(Machine {
+            messages,
+            event,
+            path,
+            max_channels: options.max_clients,
+            control_bytes: ControlLayout::new(terms.ring_slots).size,
+            // Never one that another machine uses: only where the operator names one.
+            cache: options
+                .compile_cache
+                .as_ref()
+                .and(terms.cache.as_ref())
+                .map(|base| base.join("machine")),
+            connected: false,
+            table: Table::default(),
+            rings: [None, None],
+            life: 0,
+            stopped_at: None,
+            session: None,
+            channels: BTreeMap::new(),
+            next: 0,
+            claims: BTreeMap::new(),
+            hellos: Vec::new(),
+            kept: VecDeque::new(),
+            wait: None,
+            quiet_by: None,
+            more: false,
+        }))
+    }
+
+    /// Whether nobody uses it.
+    pub fn is_idle(&self) -> bool {
+        !self.connected && self.channels.is_empty()
+    }
+
+    /// Workers that are not reaped yet.
+    pub fn workers(&self) -> usize {
+        let alive = |channel: &&Channel| channel.worker.is_some();
+        self.channels.values().filter(alive).count()
+    }
+
+    /// When something must be looked at.
+    pub fn deadline(&self) -> Option<Instant> {
+        let now = self.more.then(Instant::now);
+        let channels = self.channels.values().filter_map(Channel::deadline);
+        channels.chain(self.quiet_by).chain(now).min()
+    }
+
+    /// Adds what to wait for.
+    pub fn watch<'m, T>(
+        &'m self,
+        tokens: &mut Vec<T>,
+        fds: &mut Vec<PollFd<'m>>,
+        wrap: impl Fn(Token) -> T,
+    ) {
+        let mut add = |token, fd| {
+            tokens.push(wrap(token));
+            fds.push(fd);
+        };
+        add(Token::Front, PollFd::new(&*self.event, PollFlags::IN));
+        for (index, ring) in self.rings.iter().enumerate() {
+            if let Some(ring) = ring
+                && self.is_served(index)
+            {
+                let fd = PollFd::from_borrowed_fd(ring.kick(), PollFlags::IN);
+                add(Token::Kick(index), fd);
+            }
+        }
+        for (&id, channel) in &self.channels {
+            if !channel.woke && matches!(channel.stage, Stage::Serving) {
+                add(Token::Wake(id), PollFd::new(&channel.wake, PollFlags::IN));
+            }
+            if let Some(worker) = &channel.worker {
+                let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+                add(
+                    Token::Worker(id),
+                    PollFd::new(&worker.socket, PollFlags::IN),
+                );
+                add(Token::Log(id), watched(worker.log()));
+                add(Token::Death(id), watched(worker.pidfd()));
+            }
+        }
+    }
+
+    /// Whether a queue's chains are taken now.
+    fn is_served(&self, index: usize) -> bool {
+        let enabled = self
+            .rings
+            .get(index)
+            .and_then(Option::as_ref)
+            .is_some_and(|ring| ring.enabled);
+        // A request must not begin while the front-end waits for all of them to be over.
+        enabled && (index != CONTROL_QUEUE || self.wait.is_none())
+    }
+
+    /// Something is ready.
+    pub fn handle(&mut self, token: Token, terms: &Terms) {
+        match token {
+            Token::Front => {
+                self.event.drain();
+                while let Ok(message) = self.messages.try_recv() {
+                    self.take(message);
+                }
+            }
+            Token::Kick(index) => {
+                if let Some(Some(ring)) = self.rings.get(index) {
+                    ring.take_kick();
+                }
+                self.more = true;
+            }
+            Token::Wake(id) => {
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.woke |= channel.wake.drain();
+                }
+            }
+            Token::Worker(id) => {
+                let answer = self.channels.get_mut(&id).and_then(Channel::worker_speaks);
+                self.answer_all(answer);
+            }
+            Token::Log(id) => {
+                if let Some(worker) = self.channels.get_mut(&id).and_then(|c| c.worker.as_mut())
+                    && !worker.read_log()
+                {
+                    // A worker keeps its log open as long as it lives.
+                    worker.kill();
+                }
+            }
+            Token::Death(id) => self.reap(id),
+        }
+        self.advance(terms);
+    }
+
+    /// Does what became possible: takes chains, tells notices, answers the front-end.
+    pub fn advance(&mut self, terms: &Terms) {
+        if std::mem::take(&mut self.more) {
+            self.serve_control(terms);
+            self.serve_doorbell();
+        }
+        self.notify();
+        self.expire();
+        self.answer_hellos();
+        self.answer_front();
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        for channel in self.channels.values_mut() {
+            if channel.deadline().is_some_and(|deadline| deadline <= now) {
+                tracing::error!("channel {}: its worker did not start", channel.number);
+                channel.end(LinkStatus::Internal);
+            }
+        }
+        if self.quiet_by.is_some_and(|deadline| deadline <= now) {
+            self.quiet_by = None;
+            for channel in self.channels.values_mut() {
+                if channel.worker.is_some() && !channel.is_still() {
+                    tracing::warn!(
+                        "channel {}: not at rest within {QUIESCE_TIME:?}: its worker is ended",
+                        channel.number
+                    );
+                    channel.end(LinkStatus::Internal);
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self, id: u64) {
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
+        let answers = channel.worker_died();
+        let over = channel.worker.is_none() && channel.forget;
+        if over {
+            self.remove(id);
+        }
+        self.answer_all(answers);
+    }
+
+    /// Forgets a channel whose worker is reaped; its pages are nobody's now.
+    fn remove(&mut self, id: u64) {
+        self.channels.remove(&id);
+        self.claims.retain(|_, (_, owner)| *owner != id);
+    }
+
+    /// Ends all channels that `doomed` names. With `forget`, the driver is not told.
+    fn end_where(&mut self, forget: bool, doomed: impl Fn(u64, &Channel) -> bool) {
+        let ids: Vec<u64> = self
+            .channels
+            .iter()
+            .filter(|(id, channel)| doomed(**id, channel))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(channel) = self.channels.get_mut(&id) else {
+                continue;
+            };
+            channel.forget |= forget;
+            channel.end(LinkStatus::Internal);
+            if channel.worker.is_none() && channel.forget {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// The daemon ends.
+    pub fn end(&mut self) {
+        if let Some(path) = self.path.take() {
+            let _ = std::fs::remove_file(path);
+        }
+        self.end_where(true, |_, _| true);
+    }
+
+    // --- the front-end ---
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Came => self.connected = true,
+            Message::Start {
+                index,
+                place,
+                kick,
+                call,
+                enabled,
+            } => {
+                self.life += 1;
+                match Ring::start(self.table.memory(), &place, kick, call, self.life) {
+                    Ok(mut ring) => {
+                        ring.enabled = enabled;
+                        if let Some(slot) = self.rings.get_mut(index) {
+                            *slot = Some(ring);
+                        }
+                        if index == CONTROL_QUEUE {
+                            self.go_on(place.base);
+                        }
+                        self.more = true;
+                    }
+                    Err(error) => tracing::error!("queue {index} cannot be served: {error}"),
+                }
+            }
+            Message::Call(index, call) => {
+                if let Some(Some(ring)) = self.rings.get_mut(index) {
+                    ring.set_call(call);
+                }
+            }
+            Message::Enable(index, enabled) => {
+                if let Some(Some(ring)) = self.rings.get_mut(index) {
+                    ring.enabled = enabled;
+                    self.more = true;
+                }
+            }
+            Message::Stop(index, answer) if index == CONTROL_QUEUE => {
+                self.quiet_by = Some(Instant::now() + QUIESCE_TIME);
+                for channel in self.channels.values_mut() {
+                    channel.quiesce();
+                }
+                self.wait = Some(Wait::Stop(answer));
+            }
+            Message::Stop(index, answer) => {
+                while let Some(chain) = self.kept.pop_front() {
+                    self.give(index, &chain, &[]);
+                }
+                let ring = self.rings.get_mut(index).and_then(Option::take);
+                let _ = answer.send(ring.map_or(0, |ring| ring.base()));
+            }
+            Message::Memory(table, done) => {
+                let lost: Vec<u64> = self
+                    .claims
+                    .iter()
+                    .filter(|(start, (end, _))| !self.table.keeps(&table, **start, *end))
+                    .map(|(_, (_, owner))| *owner)
+                    .collect();
+                self.end_where(false, |id, _| lost.contains(&id));
+                self.wait = Some(Wait::Memory(table, done));
+            }
+            Message::Reset(done) => {
+                self.drop_driver();
+                self.wait = Some(Wait::Reset(done));
+            }
+            Message::Gone(done) => {
+                self.drop_driver();
+                self.wait = Some(Wait::Gone(done));
+            }
+        }
+    }
+
+    /// There is no driver any more: nothing is answered, everything ends.
+    fn drop_driver(&mut self) {
+        self.rings = [None, None];
+        self.kept.clear();
+        self.hellos.clear();
+        self.session = None;
+        self.stopped_at = None;
+        self.quiet_by = None;
+        self.end_where(true, |_, _| true);
+    }
+
+    /// The control queue starts: where it stopped, the channels go on.
+    fn go_on(&mut self, base: u16) {
+        // Position 0 is where every new driver begins.
+        if self.stopped_at.take() == Some(base) && base != 0 {
+            for channel in self.channels.values_mut() {
+                channel.resume();
+            }
+        } else if self.session.take().is_some() {
+            tracing::info!("the device starts anew: all channels are closed");
+            self.end_where(true, |_, _| true);
+        }
+    }
+
+    fn answer_front(&mut self) {
+        let still = || self.channels.values().all(Channel::is_still) && self.hellos.is_empty();
+        let over = match &self.wait {
+            None => return,
+            Some(Wait::Stop(_)) => still(),
+            Some(Wait::Memory(..)) => !self
+                .channels
+                .values()
+                .any(|channel| matches!(channel.stage, Stage::Ending)),
+            Some(Wait::Reset(_) | Wait::Gone(_)) => self.workers() == 0,
+        };
+        if !over {
+            return;
+        }
+        // Whoever asked is gone only if the daemon ends.
+        match self.wait.take() {
+            Some(Wait::Stop(answer)) => {
+                self.quiet_by = None;
+                let ring = self.rings.get_mut(CONTROL_QUEUE).and_then(Option::take);
+                let base = ring.map_or(0, |ring| ring.base());
+                self.stopped_at = Some(base);
+                let _ = answer.send(base);
+            }
+            Some(Wait::Memory(table, done)) => {
+                self.table = table;
+                self.more = true;
+                let _ = done.send(());
+            }
+            Some(Wait::Reset(done)) => {
+                let _ = done.send(());
+            }
+            Some(Wait::Gone(done)) => {
+                self.table = Table::default();
+                self.connected = false;
+                let _ = done.send(());
+            }
+            None => {}
+        }
+    }
+
+    // --- the control queue ---
+
+    fn give(&mut self, index: usize, chain: &Chain, bytes: &[u8]) {
+        if let Some(Some(ring)) = self.rings.get_mut(index) {
+            ring.give(self.table.memory(), chain, bytes);
+        }
+    }
+
+    fn answer_all(&mut self, answers: impl IntoIterator<Item = Answer>) {
+        for answer in answers {
+            match answer {
+                Answer::Welcome(chain, welcome) => {
+                    self.give(CONTROL_QUEUE, &chain, welcome.as_bytes());
+                }
+                Answer::Grown(chain, response) => {
+                    self.give(CONTROL_QUEUE, &chain, response.as_bytes());
+                }
+                Answer::Closed(chain) => self.give_closed(&chain, LinkStatus::Ok),
+            }
+        }
+    }
+
+    fn give_closed(&mut self, chain: &Chain, status: LinkStatus) {
+        let closed = Closed {
+            status: status as u32,
+            reserved: 0,
+        };
+        self.give(CONTROL_QUEUE, chain, closed.as_bytes());
+    }
+
+    fn serve_control(&mut self, terms: &Terms) {
+        for _ in 0..BURST {
+            if !self.is_served(CONTROL_QUEUE) {
+                return;
+            }
+            let Some(Some(ring)) = self.rings.get_mut(CONTROL_QUEUE) else {
+                return;
+            };
+            let Some((chain, bytes)) = ring.take(self.table.memory(), MAX_REQUEST) else {
+                return;
+            };
+            self.request(chain, &bytes.unwrap_or_default(), terms);
+        }
+        self.more = true;
+    }
+
+    fn request(&mut self, chain: Chain, bytes: &[u8], terms: &Terms) {
+        let order = match parse(bytes) {
+            Ok(order) if chain.len >= room(bytes) => order,
+            Ok(_) => {
+                tracing::warn!("a request from the guest has no room for its answer");
+                return self.give_closed(&chain, LinkStatus::Malformed);
+            }
+            Err(error) => {
+                tracing::warn!("a request from the guest is refused: {error}");
+                return self.give_closed(&chain, LinkStatus::Malformed);
+            }
+        };
+        let answer = match order {
+            Order::Hello(hello) => {
+                self.hello(chain, &hello);
+                None
+            }
+            Order::Open {
+                channel,
+                open,
+                control,
+                heap,
+            } => match self.admit(channel, &open, &control) {
+                Ok(()) => self.open(chain, channel, &open, &control, &heap, terms),
+                Err(status) => {
+                    tracing::warn!("channel {channel} is not opened: {status}");
+                    Some(refuse_open(chain, status))
+                }
+            },
+            Order::Grow {
+                channel,
+                id,
+                pieces,
+            } => self.grow(chain, channel, id, &pieces, terms.pinned),
+            Order::Close { channel } => self.close(chain, channel),
+        };
+        self.answer_all(answer);
+    }
+
+    fn hello(&mut self, chain: Chain, hello: &SessionHello) {
+        if hello.major != MAJOR {
+            tracing::warn!(
+                "the agent in the guest has version {}.{}, which is not served",
+                hello.major,
+                hello.minor
+            );
+            return self.welcome_session(&chain, LinkStatus::Version);
+        }
+        if self
+            .session
+            .is_none_or(|session| session.number != hello.session)
+        {
+            self.session = Some(Session {
+                number: hello.session,
+                last: 0,
+            });
+            self.end_where(true, |_, _| true);
+        }
+        self.hellos.push((chain, self.next));
+    }
+
+    fn welcome_session(&mut self, chain: &Chain, status: LinkStatus) {
+        let welcome = SessionWelcome {
+            status: status as u32,
+            max_channels: u32::try_from(self.max_channels).unwrap_or(u32::MAX),
+            major: MAJOR,
+            minor: MINOR,
+            flags: 0,
+        };
+        self.give(CONTROL_QUEUE, chain, welcome.as_bytes());
+    }
+
+    fn answer_hellos(&mut self) {
+        // Channels of this session that were opened before the same hello came again are no hindrance.
+        let oldest = self
+            .channels
+            .iter()
+            .find(|(_, channel)| channel.forget)
+            .map_or(u64::MAX, |(id, _)| *id);
+        let waiting = std::mem::take(&mut self.hellos);
+        for (chain, next) in waiting {
+            if oldest <= next {
+                self.hellos.push((chain, next));
+            } else {
+                self.welcome_session(&chain, LinkStatus::Ok);
+            }
+        }
+    }
+
+    /// Whether a channel may be opened, but for its pieces.
+    fn admit(&mut self, number: u64, open: &Open, control: &[Piece]) -> Result<(), LinkStatus> {
+        let session = self.session.as_mut().ok_or(LinkStatus::Denied)?;
+        if open.hello.session != session.number {
+            return Err(LinkStatus::Denied);
+        }
+        if number <= session.last {
+            return Err(LinkStatus::Malformed);
+        }
+        session.last = number;
+        if control.iter().map(|piece| piece.len).sum::<u64>() != self.control_bytes {
+            return Err(LinkStatus::Malformed);
+        }
+        // Those that are being closed still hold memory, so they count.
+        if self.channels.len() >= self.max_channels {
+            return Err(LinkStatus::Busy);
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        chain: Chain,
+        number: u64,
+        open: &Open,
+        control: &[Piece],
+        heap: &[Piece],
+        terms: &Terms,
+    ) -> Option<Answer> {
+        let id = self.next + 1;
+        let all = [control, heap].concat();
+        let segments = match self.resolve_all(id, [control, heap], (0, 0), terms.pinned) {
+            Ok((files, [control, heap])) => Segments {
+                control,
+                heap,
+                files,
+            },
+            Err(status) => {
+                tracing::warn!("channel {number} is not opened: {status}");
+                return Some(refuse_open(chain, status));
+            }
+        };
+        tracing::info!("{}", Channel::introduce(number, open));
+        let cache = self.cache.as_deref();
+        match Channel::start(number, open, &segments, terms, cache, chain) {
+            Ok(channel) => {
+                self.next = id;
+                self.claim(id, &all);
+                self.channels.insert(id, channel);
+                None
+            }
+            Err((chain, error)) => {
+                tracing::error!("a worker could not be started: {error}");
+                Some(refuse_open(chain, LinkStatus::Internal))
+            }
+        }
+    }
+
+    fn claim(&mut self, id: u64, pieces: &[Piece]) {
+        for piece in pieces {
+            let end = piece.address.saturating_add(piece.len);
+            self.claims.insert(piece.address, (end, id));
+        }
+    }
+
+    /// Finds the pieces of segments in the guest's RAM: nobody else's, and with what the channel has, not too much.
+    fn resolve_all<const N: usize>(
+        &self,
+        id: u64,
+        lists: [&[Piece]; N],
+        (bytes, maps): (u64, usize),
+        pinned: u64,
+    ) -> Result<(Files<'_>, [Vec<vgpu_channel::segment::FilePiece>; N]), LinkStatus> {
+        let mut own: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        let mut total = bytes;
+        for piece in lists.iter().copied().flatten() {
+            let (start, end) = (piece.address, piece.address.saturating_add(piece.len));
+            if overlaps(&self.claims, start, end) || overlaps(&own, start, end) {
+                tracing::warn!("a piece at {start:#x} belongs to a channel already");
+                return Err(LinkStatus::Denied);
+            }
+            own.insert(start, (end, id));
+            total = total.saturating_add(piece.len);
+        }
+        if total > pinned {
+            return Err(LinkStatus::NoMemory);
+        }
+        let mut files = Files::default();
+        let mut resolved = lists.map(|_| Vec::new());
+        let mut maps = maps;
+        for (list, pieces) in resolved.iter_mut().zip(lists) {
+            *list = self.table.resolve(pieces, &mut files).map_err(|error| {
+                tracing::warn!("{error}");
+                match error {
+                    Unusable::Files => LinkStatus::NoMemory,
+                    _ => LinkStatus::Denied,
+                }
+            })?;
+            maps = maps.saturating_add(list.len());
+        }
+        if maps > MAX_MAPS {
+            return Err(LinkStatus::NoMemory);
+        }
+        Ok((files, resolved))
+    }
+
+    fn find(&self, number: u64) -> Option<u64> {
+        self.channels
+            .iter()
+            .find(|(_, channel)| channel.number == number && channel.is_open())
+            .map(|(id, _)| *id)
+    }
+
+    fn grow(
+        &mut self,
+        chain: Chain,
+        number: u64,
+        id: u32,
+        pieces: &[Piece],
+        pinned: u64,
+    ) -> Option<Answer> {
+        let refuse = |chain, status| {
+            tracing::warn!("channel {number} does not grow: {status}");
+            Some(refuse_growth(chain, id, status))
+        };
+        let Some(own) = self.find(number) else {
+            return refuse(chain, LinkStatus::Denied);
+        };
+        let has = match self.channels.get(&own) {
+            Some(channel) if channel.can_grow() => (channel.bytes, channel.maps),
+            _ => return refuse(chain, LinkStatus::Busy),
+        };
+        // The channel is taken out meanwhile, as the files borrow the table.
+        let Some(mut channel) = self.channels.remove(&own) else {
+            return refuse(chain, LinkStatus::Denied);
+        };
+        let answer = match self.resolve_all(own, [pieces], has, pinned) {
+            Ok((files, [list])) => {
+                channel.grow(chain, id, &list, &files);
+                None
+            }
+            Err(status) => refuse(chain, status),
+        };
+        if answer.is_none() {
+            self.claim(own, pieces);
+        }
+        self.channels.insert(own, channel);
+        answer
+    }
+
+    fn close(&mut self, chain: Chain, number: u64) -> Option<Answer> {
+        let Some(id) = self.find(number) else {
+            return Some(Answer::Closed(chain));
+        };
+        let answer = self.channels.get_mut(&id)?.close(chain);
+        if answer.is_some() {
+            self.remove(id);
+        }
+        answer
+    }
+
+    // --- the doorbell queue ---
+
+    fn serve_doorbell(&mut self) {
+        for _ in 0..BURST {
+            if !self.is_served(DOORBELL_QUEUE) {
+                return;
+            }
+            let Some(Some(ring)) = self.rings.get_mut(DOORBELL_QUEUE) else {
+                return;
+            };
+            let Some((chain, bytes)) = ring.take(self.table.memory(), size_of::<RingWire>()) else {
+                return;
+            };
+            let bytes = bytes.unwrap_or_default();
+            if bytes.is_empty() && chain.len >= size_of::<Notice>() {
+                self.kept.push_back(chain);
+                continue;
+            }
+            if let Ok(wire) = RingWire::read_from_bytes(&bytes)
+                && let Some(channel) = self
+                    .find(wire.channel)
+                    .and_then(|id| self.channels.get(&id))
+            {
+                channel.ring();
+            }
+            self.give(DOORBELL_QUEUE, &chain, &[]);
+        }
+        self.more = true;
+    }
+
+    /// Tells the driver what happened, as far as there are chains for it. The rest waits, each channel's wakes as one.
+    fn notify(&mut self) {
+        if self.kept.is_empty() || !self.is_served(DOORBELL_QUEUE) {
+            return;
+        }
+        let mut notices = Vec::new();
+        for channel in self.channels.values_mut() {
+            for (flag, kind) in [
+                (&mut channel.woke, NOTICE_WAKE),
+                (&mut channel.ended, NOTICE_ENDED),
+            ] {
+                if *flag && !channel.forget && notices.len() < self.kept.len() {
+                    *flag = false;
+                    notices.push(Notice {
+                        kind,
+                        reserved: 0,
+                        channel: channel.number,
+                    });
+                }
+            }
+        }
+        for notice in notices {
+            if let Some(chain) = self.kept.pop_front() {
+                self.give(DOORBELL_QUEUE, &chain, notice.as_bytes());
+            }
+        }
+    }
+}
+
+/// Room that the answer to a request needs.
+fn room(bytes: &[u8]) -> usize {
+    match Request::read_from_prefix(bytes).map(|(request, _)| request.kind) {
+        Ok(KIND_HELLO) => size_of::<SessionWelcome>(),
+        Ok(KIND_OPEN) => size_of::<Welcome>(),
+        Ok(KIND_GROW) => size_of::<GrowResponse>(),
+        Ok(KIND_CLOSE) => size_of::<Closed>(),
+        _ => 0,
+    }
+}
+
+/// Whether one of the ranges has an address in common with `start .. end`.
+fn overlaps(ranges: &BTreeMap<u64, (u64, u64)>, start: u64, end: u64) -> bool {
+    // Ranges do not overlap each other, so the last one that begins before `end` ends last.
+    ranges
+        .range(..end)
+        .next_back()
+        .is_some_and(|(_, (last, _))| *last > start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlaps_are_found_and_neighbours_are_none() {
+        let ranges = BTreeMap::from([(10, (20, 1)), (30, (40, 2))]);
+        for (start, end) in [(0, 11), (19, 20), (12, 15), (5, 50), (20, 31), (39, 41)] {
+            assert!(overlaps(&ranges, start, end), "{start} to {end}");
+        }
+        for (start, end) in [(0, 10), (20, 30), (40, 50)] {
+            assert!(!overlaps(&ranges, start, end), "{start} to {end}");
+        }
+    }
+}
