@@ -55,6 +55,23 @@ pub enum Kind {
 
 const KINDS: usize = Kind::Link as usize + 1;
 
+/// All kinds.
+pub(crate) const KINDS_OF_HANDLES: [Kind; KINDS] = [
+    Kind::Context,
+    Kind::Module,
+    Kind::Function,
+    Kind::Library,
+    Kind::Kernel,
+    Kind::Stream,
+    Kind::Event,
+    Kind::Graph,
+    Kind::Node,
+    Kind::Exec,
+    Kind::Pool,
+    Kind::Memory,
+    Kind::Link,
+];
+
 /// A handle type of the driver API.
 pub trait Handle: Scalar + Copy {
     /// Its live set.

@@ -244,8 +244,21 @@ impl<M: RingMemory> Producer<M> {
         if advance == 0 || advance > head.wrapping_sub(cached) {
             return self.cached_tail.load(Ordering::Relaxed) != cached;
         }
-        // SYNC POINT (B'). Never backwards, though another thread may have read a newer tail meanwhile.
-        self.cached_tail.fetch_max(tail, Ordering::Release);
+        // Never backwards, though another thread may have read a newer tail meanwhile. Not `fetch_max`: ThreadSanitizer
+        // does not see it.
+        let mut now = cached;
+        while now < tail {
+            // SYNC POINT (B').
+            match self.cached_tail.compare_exchange_weak(
+                now,
+                tail,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(newer) => now = newer,
+            }
+        }
         true
     }
 

@@ -214,16 +214,16 @@ impl Drop for PrivatePages {
 
 /// The C library's copy, as a function the compiler knows nothing about: called through a pointer that went through
 /// [`core::hint::black_box`], it is as opaque as inline assembly, and it is tuned for the CPU it runs on.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 type Copy = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 unsafe extern "C" {
     fn memcpy(dst: *mut c_void, src: *const c_void, len: usize) -> *mut c_void;
 }
 
 /// Up to this many bytes the copy is inline.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 const INLINE_COPY: usize = 1024;
 
 /// Copies `len` bytes between private and shared memory, reading each source byte for keeps at most once.
@@ -235,7 +235,7 @@ const INLINE_COPY: usize = 1024;
 /// # Safety
 ///
 /// `src` must be readable and `dst` writable for `len` bytes; the two must not overlap.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     use core::arch::asm;
     if len > INLINE_COPY {
@@ -303,7 +303,7 @@ pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
 /// # Safety
 ///
 /// Sixteen bytes must be readable at `src` and writable at `dst`.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 #[inline(always)]
 unsafe fn move16(dst: *mut u8, src: *const u8) {
     // SAFETY: the caller vouches for sixteen bytes on both sides.
@@ -318,7 +318,7 @@ unsafe fn move16(dst: *mut u8, src: *const u8) {
 /// # Safety
 ///
 /// `src` must be readable and `dst` writable for `len` bytes; the two must not overlap.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(not(all(target_arch = "x86_64", not(any(miri, plain_copy)))))]
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     let mut at = 0usize;
     if dst as usize % 8 == src as usize % 8 {
