@@ -24,6 +24,7 @@
 #pragma weak qdev_prop_uint16
 #pragma weak qdev_prop_uint32
 #pragma weak qemu_cond_timedwait_func
+#pragma weak qemu_cond_wait_func
 #pragma weak qemu_mutex_lock_func
 #endif
 
@@ -628,6 +629,8 @@ static void vgpu_unrealize(DeviceState *dev)
         s->connected = false;
         vhost_dev_cleanup(&s->vhost);
     }
+    /* A connection has one owner (SET_OWNER): a device plugged in later begins with a new one. */
+    qemu_chr_fe_disconnect(&s->chardev);
     watchdog_stop(s);
     for (int i = 0; i < VGPU_QUEUES; i++) {
         virtio_delete_queue(s->queues[i]);
@@ -740,8 +743,10 @@ static bool vgpu_built_for_this_qemu(void)
     bool same = g_str_equal(version, QEMU_VERSION) && g_str_equal(info->package, QEMU_PKGVERSION);
 
     if (!same) {
-        error_report("vhost-user-vgpu: built for QEMU %s (%s), but this is QEMU %s (%s); the device is not available, "
-                     "build it again (cargo xtask qemu)", QEMU_VERSION, QEMU_PKGVERSION, version, info->package);
+        /* Too early for error_report(), which needs the monitor. */
+        fprintf(stderr, "vhost-user-vgpu: built for QEMU %s (%s), but this is QEMU %s (%s); the device is not "
+                "available, build it again (cargo xtask qemu)\n",
+                QEMU_VERSION, QEMU_PKGVERSION, version, info->package);
     }
     qapi_free_VersionInfo(info);
     return same;

@@ -76,6 +76,25 @@ fn boot(socket: &Path, script: &str, options: Options) -> anyhow::Result<Guest> 
 }
 
 #[test]
+fn a_guest_without_the_device_runs_a_script_for_its_user() -> anyhow::Result<()> {
+    let image = Image::build(
+        &GuestParts::from_environment()?,
+        "su user -c 'echo uid $(id -u) in $HOME; touch /tmp/mine'; stat -c %U /tmp/mine; uname -r; exit 3",
+        &[],
+    )?;
+    let mut guest = Guest::boot(&Qemu::from_environment()?, &image, Options::default())?;
+    let lines = guest.lines().collect::<Result<Vec<_>, _>>()?;
+    let after = lines
+        .iter()
+        .position(|line| line == UP)
+        .context("it is up")?
+        + 1;
+    assert_eq!(lines[after..after + 2], ["uid 1000 in /home/user", "user"]);
+    assert_eq!(guest.wait()?, Some(3), "{}", guest.console());
+    Ok(())
+}
+
+#[test]
 fn a_guest_outlives_its_backend_and_works_with_the_next() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mut backend = Backend::start(folder.path(), &[])?;
@@ -176,6 +195,85 @@ fn a_backend_that_hangs_holds_the_guest_up_for_the_timeout_only() -> anyhow::Res
     assert_eq!(guest.wait()?, Some(0), "{}", guest.console());
     let log = guest.log();
     assert!(log.contains("did not answer within 2 s"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn memory_and_the_device_can_be_plugged_while_it_works() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let options = Options {
+        device: ",bus=rp1,id=gpu,timeout=2".to_owned(),
+        arguments: [
+            "-device",
+            "pcie-root-port,id=rp1,chassis=1",
+            "-m",
+            "512M,slots=2,maxmem=1G",
+        ]
+        .map(OsString::from)
+        .to_vec(),
+        ..Options::default()
+    };
+    let script = "vgpu-probe init echo hear echo hear
+        until grep -q 0x10f0 /sys/bus/pci/devices/*/device; do sleep 0.1; done
+        vgpu-probe look init echo hear wait-reset";
+    let mut guest = boot(&backend.socket, script, options)?;
+    let more = |guest: &mut Guest, name: &str| -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        guest.qmp().raw(&format!(
+            r#"{{"execute":"object-add","arguments":{{"qom-type":"memory-backend-memfd","id":"{name}","size":134217728,"share":true}}}}"#
+        ))?;
+        guest.qmp().raw(&format!(
+            r#"{{"execute":"device_add","arguments":{{"driver":"pc-dimm","id":"{name}-dimm","memdev":"{name}"}}}}"#
+        ))?;
+        Ok(start.elapsed())
+    };
+
+    // New memory reaches the backend while the queues run.
+    guest.wait_for("PROBE listening")?;
+    let tables = backend.log().matches("memory ").count();
+    more(&mut guest, "m1")?;
+    assert!(
+        backend.log().matches("memory ").count() > tables,
+        "{}",
+        backend.log()
+    );
+    guest.say("")?;
+    guest.wait_for("PROBE echo")?;
+
+    // Unplugged and plugged again, it is as new.
+    guest.wait_for("PROBE listening")?;
+    let unplug = r#"{"execute":"device_del","arguments":{"id":"gpu"}}"#;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        // QEMU asks the guest, and knows no such device any more once the guest has let go.
+        match guest.qmp().raw(unplug) {
+            Err(error) if format!("{error:#}").contains("DeviceNotFound") => break,
+            _ => std::thread::sleep(Duration::from_millis(200)),
+        }
+        assert!(Instant::now() < deadline, "the guest keeps the device");
+    }
+    let plug = r#"{"execute":"device_add","arguments":{"driver":"vhost-user-vgpu-pci","id":"gpu","bus":"rp1","chardev":"vgpu","timeout":2}}"#;
+    // A running guest is not kept waiting: there is one try, and the backend may not be listening again yet.
+    while let Err(error) = guest.qmp().raw(plug) {
+        assert!(Instant::now() < deadline, "{error:#}\n{}", guest.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    guest.say("")?;
+    guest.wait_for("PROBE look")?;
+    guest.wait_for("PROBE echo")?;
+
+    // A backend that hangs does not hold up the plugging of memory for ever either.
+    guest.wait_for("PROBE listening")?;
+    backend.signal(Signal::STOP)?;
+    let waited = more(&mut guest, "m2")?;
+    assert!(
+        waited > Duration::from_secs(1) && waited < Duration::from_secs(20),
+        "{waited:?}"
+    );
+    guest.say("")?;
+    guest.wait_for("PROBE wait-reset: status 0x4f")?;
+    assert_eq!(guest.wait()?, Some(0), "{}", guest.console());
     Ok(())
 }
 
@@ -288,5 +386,18 @@ fn the_properties_are_described() -> anyhow::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// Whatever a shell runs on the way to QEMU has the device loaded, too.
+#[test]
+fn other_programs_are_not_disturbed() -> anyhow::Result<()> {
+    let mut command = Command::new("true");
+    command.env("LD_PRELOAD", Qemu::from_environment()?.preload);
+    let output = command::run(&mut command, Duration::from_secs(60))?;
+    assert_eq!(
+        (output.ending().as_str(), output.stderr.as_str()),
+        ("exit 0", "")
+    );
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT};
 use virtio_queue::QueueOwnedT;
-use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -22,17 +22,19 @@ fn main() -> anyhow::Result<()> {
     let magic = arguments.next().unwrap_or_else(|| "vgpudev\0".to_owned());
     let mut config = [0; 64];
     config[..magic.len()].copy_from_slice(magic.as_bytes());
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let echo = Arc::new(RwLock::new(Echo {
-        memory: memory.clone(),
-        config,
-    }));
-    let mut daemon = VhostUserDaemon::new("echo".to_owned(), echo, memory)
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
-    println!("listening");
-    daemon
-        .serve(&socket)
-        .map_err(|error| anyhow::anyhow!("{error}"))
+    let failed = |error| anyhow::anyhow!("{error}");
+    loop {
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let echo = Arc::new(RwLock::new(Echo {
+            memory: memory.clone(),
+            config,
+        }));
+        let mut daemon = VhostUserDaemon::new("echo".to_owned(), echo, memory).map_err(failed)?;
+        println!("listening");
+        daemon.serve(&socket).map_err(failed)?;
+        // Dropping it would wait for its thread, which waits for an event that this backend does not have.
+        std::mem::forget(daemon);
+    }
 }
 
 struct Echo {
@@ -83,6 +85,8 @@ impl VhostUserBackendMut for Echo {
     }
 
     fn update_memory(&mut self, memory: Memory) -> std::io::Result<()> {
+        let regions = memory.memory().num_regions();
+        println!("memory {regions}");
         self.memory = memory;
         Ok(())
     }

@@ -59,13 +59,13 @@ struct Mapping {
 
 impl Mapping {
     fn get<T: Copy>(&self, at: usize) -> T {
-        assert!(at + size_of::<T>() <= self.len && at % align_of::<T>() == 0);
+        assert!(at + size_of::<T>() <= self.len && at.is_multiple_of(align_of::<T>()));
         // SAFETY: in bounds and aligned, as just checked, of a mapping that lives as long as the program.
         unsafe { self.start.add(at).cast::<T>().read_volatile() }
     }
 
     fn set<T: Copy>(&self, at: usize, value: T) {
-        assert!(at + size_of::<T>() <= self.len && at % align_of::<T>() == 0);
+        assert!(at + size_of::<T>() <= self.len && at.is_multiple_of(align_of::<T>()));
         // SAFETY: as in `get`; no reference to this memory is ever made.
         unsafe { self.start.add(at).cast::<T>().write_volatile(value) }
     }

@@ -49,9 +49,9 @@ pub struct Options {
     pub huge_pages: u32,
     /// The backend's socket; without one the guest has no vgpu device.
     pub socket: Option<PathBuf>,
-    /// More properties of the device, `,timeout=2` say.
+    /// More properties of the vgpu device, `,timeout=2` say.
     pub device: String,
-    /// More arguments of QEMU.
+    /// More arguments of QEMU; the vgpu device comes behind them.
     pub arguments: Vec<OsString>,
     /// More of the kernel's command line.
     pub append: String,
@@ -288,6 +288,7 @@ fn configure(command: &mut Command, image: &Image, options: &Options) {
     if !options.reboot {
         command.arg("-no-reboot");
     }
+    command.args(&options.arguments);
     if let Some(socket) = &options.socket {
         command
             .arg("-chardev")
@@ -301,7 +302,6 @@ fn configure(command: &mut Command, image: &Image, options: &Options) {
                 options.device
             ));
     }
-    command.args(&options.arguments);
 }
 
 /// Kills QEMU after `limit`, unless what is returned is dropped before: also when the test itself hangs elsewhere.
@@ -311,10 +311,9 @@ fn guard(child: &Child, limit: Duration) -> Sender<()> {
         .ok()
         .and_then(rustix::process::Pid::from_raw);
     std::thread::spawn(move || {
-        if receiver.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            if let Some(group) = group {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
+        let ended = receiver.recv_timeout(limit) != Err(RecvTimeoutError::Timeout);
+        if let (false, Some(group)) = (ended, group) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     });
     sender
