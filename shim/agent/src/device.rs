@@ -19,10 +19,14 @@ pub enum DeviceError {
     )]
     Features,
     /// It has too few queues or too small ones.
-    #[error("The device has no usable queue {0}: use vhost-user-vgpu-pci and vgpu of the same release")]
+    #[error(
+        "The device has no usable queue {0}: use vhost-user-vgpu-pci and vgpu of the same release"
+    )]
     Queue(usize),
     /// It did not become idle.
-    #[error("The device did not finish its reset within {0:?}; see the log of vhost-user-vgpu on the host")]
+    #[error(
+        "The device did not finish its reset within {0:?}; see the log of vhost-user-vgpu on the host"
+    )]
     Reset(std::time::Duration),
     /// It is not there any more.
     #[error("The device is gone from the bus")]

@@ -265,10 +265,7 @@ impl Keeper {
     fn start_parser(&mut self) -> io::Result<()> {
         let process = Process::start(&self.programs.program, &self.programs.parser)?;
         let (mappers, parsers) = Socket::pair()?;
-        process.say(
-            Word::new(START),
-            &[self.listener.as_fd(), parsers.as_fd()],
-        )?;
+        process.say(Word::new(START), &[self.listener.as_fd(), parsers.as_fd()])?;
         self.parser = Slot::Running(process);
         let told = match self.mapper.process() {
             Some(mapper) => mapper
@@ -429,7 +426,9 @@ impl Keeper {
         self.mapper = Slot::Waiting(self.mapper_backoff.next(lived));
         if !self.was_ready {
             self.end_parser();
-            return Err(format!("the agent cannot serve (its mapper ended: {status})"));
+            return Err(format!(
+                "the agent cannot serve (its mapper ended: {status})"
+            ));
         }
         tracing::error!(
             "the mapper ended ({status}); {} segments are kept until the host has let go of them",

@@ -91,7 +91,9 @@ pub const REFUSED: u32 = 10;
 
 /// Between keeper and the others.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Word {
     /// What it means.
     pub kind: u32,

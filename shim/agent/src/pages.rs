@@ -194,12 +194,11 @@ pub fn merge(pages: &[u64]) -> Vec<Piece> {
 
 impl PageSource for HugePagePool {
     fn take(&mut self, len: u64) -> Result<Taken, PageError> {
-        let segment =
-            SegmentFd::create(len, HugePages::Require).map_err(|error| match error {
-                SegmentError::NoMemory(len) => PageError::Pool(len),
-                SegmentError::System(error) => PageError::System(error),
-                other => PageError::Unsupported(other),
-            })?;
+        let segment = SegmentFd::create(len, HugePages::Require).map_err(|error| match error {
+            SegmentError::NoMemory(len) => PageError::Pool(len),
+            SegmentError::System(error) => PageError::System(error),
+            other => PageError::Unsupported(other),
+        })?;
         let id = self.next;
         self.next += 1;
         let answer = self.keep(id, &segment)?;

@@ -9,9 +9,7 @@
 //! It holds no device, no capability and no memory of a channel: the four descriptors of a welcome pass through it. It
 //! ends when the mapper's socket does; the keeper then starts both anew.
 
-use crate::messages::{
-    CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser,
-};
+use crate::messages::{CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser};
 use crate::options::ParserOptions;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -106,13 +104,9 @@ pub fn run(options: &ParserOptions) -> Result<(), String> {
     };
     // The keeper never speaks again; its end of the socket only keeps its number taken.
     drop(keeper);
-    Parser::new(
-        Listener::from_fd(listener),
-        Socket::from_fd(mapper),
-        limits,
-    )
-    .map_err(|error| format!("the parser cannot start: {error}"))?
-    .serve();
+    Parser::new(Listener::from_fd(listener), Socket::from_fd(mapper), limits)
+        .map_err(|error| format!("the parser cannot start: {error}"))?
+        .serve();
     Ok(())
 }
 

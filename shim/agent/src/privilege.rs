@@ -25,7 +25,8 @@ const LAST_CAPABILITY: u32 = 63;
 ///
 /// A sentence.
 pub fn drop_all(user: u32) -> Result<(), String> {
-    drop_steps(user).map_err(|(step, error)| format!("privileges cannot be dropped ({step}): {error}"))
+    drop_steps(user)
+        .map_err(|(step, error)| format!("privileges cannot be dropped ({step}): {error}"))
 }
 
 fn drop_steps(user: u32) -> Result<(), (&'static str, rustix::io::Errno)> {

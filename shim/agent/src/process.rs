@@ -52,7 +52,9 @@ pub fn receive_start(keeper: &Socket) -> Result<(Word, Vec<OwnedFd>), String> {
     let (bytes, fds) = keeper
         .receive_with_fds::<{ size_of::<Word>() }>(FIRST_WORD)
         .map_err(|error| {
-            format!("this command is started by `vgpu agent`, which did not say what to do: {error}")
+            format!(
+                "this command is started by `vgpu agent`, which did not say what to do: {error}"
+            )
         })?;
     let word: Word = transmute!(bytes);
     if word.kind == START {

@@ -144,10 +144,12 @@ impl Queue {
     }
 
     fn word(&self, offset: usize) -> Result<&vgpu_channel::sync::AtomicU32, QueueError> {
-        self.memory.u32(offset).ok_or(QueueError::Memory(OutOfRange {
-            at: offset as u64,
-            len: 4,
-        }))
+        self.memory
+            .u32(offset)
+            .ok_or(QueueError::Memory(OutOfRange {
+                at: offset as u64,
+                len: 4,
+            }))
     }
 
     fn publish(&self) -> Result<(), QueueError> {

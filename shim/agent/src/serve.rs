@@ -54,7 +54,8 @@ fn keep(options: &Options) -> Result<(), String> {
     // The same look that the mapper takes, so that a machine without the device hears of it before anything is made.
     pci::find::find(options.limits.device.as_deref())
         .map_err(|error| mapper::error_text(&error))?;
-    let signals = catch_signals().map_err(|error| format!("signals cannot be received: {error}"))?;
+    let signals =
+        catch_signals().map_err(|error| format!("signals cannot be received: {error}"))?;
     raise_descriptor_limit();
     let listener = listen(&options.socket, options.group.as_deref())?;
     tracing::info!("listening on {}", options.socket.display());
@@ -114,9 +115,8 @@ fn listen(path: &Path, group: Option<&str>) -> Result<Listener, String> {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         });
-        narrowed.map_err(|error| {
-            format!("{} cannot be given to the group: {error}", path.display())
-        })?;
+        narrowed
+            .map_err(|error| format!("{} cannot be given to the group: {error}", path.display()))?;
     }
     Ok(listener)
 }

@@ -368,7 +368,13 @@ impl<D: Device> Mapper<D> {
             };
             if !channel.dead {
                 self.unwatch(&channel);
-                self.say(ENDED, LinkStatus::NoDevice, channel.open.channel, &[], vec![]);
+                self.say(
+                    ENDED,
+                    LinkStatus::NoDevice,
+                    channel.open.channel,
+                    &[],
+                    vec![],
+                );
                 channel.wake.signal();
             }
             self.quarantine.extend(channel.into_pages());
@@ -752,10 +758,12 @@ impl<D: Device> Mapper<D> {
         let (Some(segment), Some(rings)) = (segments.pop(), &mut self.rings) else {
             return Ok(());
         };
-        let growth = self
-            .channels
-            .get(number)
-            .and_then(|channel| channel.growth.as_mut().map(|g| (&mut channel.outstanding, g)));
+        let growth = self.channels.get(number).and_then(|channel| {
+            channel
+                .growth
+                .as_mut()
+                .map(|g| (&mut channel.outstanding, g))
+        });
         let Some((outstanding, growth)) = growth else {
             self.memory.give_back(segment);
             return Ok(());
@@ -808,13 +816,7 @@ impl<D: Device> Mapper<D> {
         });
         match (accepted, duplicate) {
             (Some(response), Ok(fd)) if response.id == id && response.len == len => {
-                self.answer_growth(
-                    token,
-                    id,
-                    LinkStatus::Ok,
-                    response.address,
-                    Some((len, fd)),
-                );
+                self.answer_growth(token, id, LinkStatus::Ok, response.address, Some((len, fd)));
             }
             (accepted, _) => {
                 let status = match (accepted, response) {
@@ -978,8 +980,7 @@ impl<D: Device> Mapper<D> {
             Session::Greeting { deadline } => Some(deadline.saturating_duration_since(now)),
             Session::Ready => None,
         };
-        let nap =
-            (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.next());
+        let nap = (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.next());
         // Rare: a parser that reads slowly is asked again soon.
         let blocked = self
             .parser
@@ -1036,14 +1037,12 @@ impl<D: Device> Mapper<D> {
                 }
                 Ok(())
             }
-            QUEUE_INTERRUPT => {
-                match self.device.interrupts() {
-                    Some(interrupts) if interrupts.queues.drain() && interrupts.shared => {
-                        self.examine()
-                    }
-                    _ => Ok(()),
+            QUEUE_INTERRUPT => match self.device.interrupts() {
+                Some(interrupts) if interrupts.queues.drain() && interrupts.shared => {
+                    self.examine()
                 }
-            }
+                _ => Ok(()),
+            },
             CONFIG_INTERRUPT => {
                 if let Some(interrupts) = self.device.interrupts() {
                     interrupts.config.drain();

@@ -236,8 +236,7 @@ impl Rings {
             .ok_or(QueueError::Broken)?;
         let (offset, bytes) = Self::place(slot);
         let mut answer = vec![0; used.written as usize];
-        self.page
-            .read(offset + bytes - ANSWER_BYTES, &mut answer)?;
+        self.page.read(offset + bytes - ANSWER_BYTES, &mut answer)?;
         self.send_pending()?;
         Ok(Some(Answer { tag, bytes: answer }))
     }
@@ -311,9 +310,7 @@ impl Rings {
             .iter_mut()
             .zip(wanted)
             .enumerate()
-            .filter_map(|(queue, (flag, wanted))| {
-                (std::mem::take(flag) && wanted).then_some(queue)
-            })
+            .filter_map(|(queue, (flag, wanted))| (std::mem::take(flag) && wanted).then_some(queue))
             .collect();
         told.into_iter()
     }

@@ -18,8 +18,8 @@ use vgpu_channel::segment::SEGMENT_ALIGN;
 pub fn run(options: &MapperOptions) -> Result<(), String> {
     let (keeper, pages) = begin()?;
     let limits = &options.limits;
-    let found = pci::open(limits.device.as_deref(), limits.access)
-        .map_err(|error| error_text(&error))?;
+    let found =
+        pci::open(limits.device.as_deref(), limits.access).map_err(|error| error_text(&error))?;
     let pci::Opened { device, vfio } = found;
     if options.reset_only {
         let mut device = device;

@@ -111,9 +111,8 @@ fn look(path: &Path, address: String) -> Result<Option<Candidate>, FindError> {
 /// virtio driver took on is used.
 fn is_used(path: &Path) -> bool {
     let children = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut virtio = children.filter(|child| {
-        child.file_name().to_string_lossy().starts_with("virtio")
-    });
+    let mut virtio =
+        children.filter(|child| child.file_name().to_string_lossy().starts_with("virtio"));
     virtio.any(|child| child.path().join("driver").exists())
 }
 
@@ -153,7 +152,11 @@ mod tests {
         device(bus, "0000:00:00.0", "0x8086\n", "0x29c0\n", &config());
         let used = device(bus, "0000:00:01.0", "0x1af4\n", "0x1042\n", &config());
         fs::create_dir(used.join("virtio0")).unwrap();
-        symlink("../../bus/virtio/drivers/virtio_blk", used.join("virtio0/driver")).unwrap();
+        symlink(
+            "../../bus/virtio/drivers/virtio_blk",
+            used.join("virtio0/driver"),
+        )
+        .unwrap();
         fs::create_dir_all(bus.join("../bus/virtio/drivers/virtio_blk")).ok();
         let claimed = device(bus, "0000:00:02.0", "0x1af4\n", "0x107c\n", &config());
         fs::create_dir(claimed.join("virtio1")).unwrap();
@@ -181,7 +184,13 @@ mod tests {
         let bus = tempfile::tempdir().unwrap();
         let error = find_in(bus.path(), None).unwrap_err().to_string();
         assert!(error.contains("-device vhost-user-vgpu-pci"), "{error}");
-        device(bus.path(), "0000:00:03.0", "0x1af4\n", "0x10f0\n", &config()[..64]);
+        device(
+            bus.path(),
+            "0000:00:03.0",
+            "0x1af4\n",
+            "0x10f0\n",
+            &config()[..64],
+        );
         let error = find_in(bus.path(), None).unwrap_err().to_string();
         assert!(error.contains("root"), "{error}");
     }

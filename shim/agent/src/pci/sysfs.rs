@@ -144,12 +144,11 @@ pub(super) fn open(candidate: &Candidate, config: File) -> Result<Opened, OpenEr
             .write(true)
             .open(candidate.path.join(format!("resource{}", place.bar)))
             .map_err(failed(candidate, step.clone()))?;
-        let registers = Registers::map(file.as_fd(), 0, len).map_err(|error| {
-            match error.raw_os_error() {
+        let registers =
+            Registers::map(file.as_fd(), 0, len).map_err(|error| match error.raw_os_error() {
                 Some(libc::EPERM) => OpenError::Lockdown,
                 _ => failed(candidate, step)(error),
-            }
-        })?;
+            })?;
         bars.insert(place.bar, registers);
     }
     let device = VirtioPci::new(&capabilities, &bars, None, Box::new(config));

@@ -135,11 +135,7 @@ unsafe fn with_block<T>(fd: BorrowedFd<'_>, request: u64, block: &mut T) -> io::
 /// # Safety
 ///
 /// `request` must be one that takes a number.
-unsafe fn with_number(
-    fd: BorrowedFd<'_>,
-    request: u64,
-    number: libc::c_ulong,
-) -> io::Result<i32> {
+unsafe fn with_number(fd: BorrowedFd<'_>, request: u64, number: libc::c_ulong) -> io::Result<i32> {
     // SAFETY: no memory is involved, as the caller vouches.
     let got = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, number) };
     if got < 0 {
@@ -334,8 +330,12 @@ fn open_group(candidate: &Candidate) -> Result<Vfio, OpenError> {
         open(Path::new(CONTAINER)).map_err(failed(candidate, format!("opening {CONTAINER}")))?;
     // SAFETY: both take a number, the first none at all.
     let fits = unsafe {
-        with_number(container.as_fd(), GET_API_VERSION, 0)
-            .and_then(|version| Ok((version, with_number(container.as_fd(), CHECK_EXTENSION, TYPE1)?)))
+        with_number(container.as_fd(), GET_API_VERSION, 0).and_then(|version| {
+            Ok((
+                version,
+                with_number(container.as_fd(), CHECK_EXTENSION, TYPE1)?,
+            ))
+        })
     };
     if !matches!(fits, Ok((0, 1))) {
         return Err(OpenError::NoVfio(candidate.address.clone()));
@@ -395,8 +395,7 @@ fn set_up(candidate: &Candidate, lock: File) -> Result<Opened, OpenError> {
     let vfio = Arc::new(vfio);
     let keep = Box::new((lock, Arc::clone(&vfio)));
     let device = VirtioPci::new(&capabilities, &bars, interrupts, keep);
-    let missing =
-        || failed(candidate, "finding its registers")(io::ErrorKind::NotFound.into());
+    let missing = || failed(candidate, "finding its registers")(io::ErrorKind::NotFound.into());
     Ok(Opened {
         device: device.ok_or_else(missing)?,
         vfio: Some(vfio),

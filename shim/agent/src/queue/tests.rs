@@ -76,7 +76,9 @@ fn queue(size: u16) -> Queue {
 fn a_chain_arrives_as_it_was_added() {
     let mut queue = queue(8);
     let mut device = Device::new(&queue);
-    queue.add(buffer(0x1000, 16), buffer(0x2000, 64), 7).unwrap();
+    queue
+        .add(buffer(0x1000, 16), buffer(0x2000, 64), 7)
+        .unwrap();
     queue.add(None, buffer(0x3000, 8), 8).unwrap();
     queue.add(buffer(0x4000, 4), None, 9).unwrap();
     let (first, parts) = device.pop().unwrap();
@@ -111,9 +113,7 @@ fn a_full_queue_says_so_and_indices_wrap() {
         }
         device.push(heads.pop_front().unwrap().into(), 1);
         assert_eq!(queue.take().unwrap().unwrap().token, round);
-        queue
-            .add(buffer(1, 1), buffer(2, 1), round + 2)
-            .unwrap();
+        queue.add(buffer(1, 1), buffer(2, 1), round + 2).unwrap();
     }
 }
 
@@ -122,7 +122,9 @@ fn what_a_device_cannot_give_back_is_an_error() {
     for (head, written) in [(3_u32, 0_u32), (9, 0), (70_000, 0), (0, 65)] {
         let mut queue = queue(8);
         let mut device = Device::new(&queue);
-        queue.add(buffer(0x1000, 16), buffer(0x2000, 64), 7).unwrap();
+        queue
+            .add(buffer(0x1000, 16), buffer(0x2000, 64), 7)
+            .unwrap();
         device.push(head, written);
         assert_eq!(queue.take(), Err(QueueError::Broken), "{head} {written}");
     }
