@@ -675,6 +675,10 @@ pub fn check_marks(segment: &SegmentFd, channel: u64) {
 impl Program {
     pub fn start(path: &Path) -> Program {
         let (socket, welcome, fds) = greet(path).unwrap();
+        Program::welcomed(socket, welcome, fds)
+    }
+
+    pub fn welcomed(socket: Socket, welcome: Welcome, fds: Vec<OwnedFd>) -> Program {
         assert_eq!(LinkStatus::from_word(welcome.status), LinkStatus::Ok);
         let fds: [OwnedFd; WELCOME_FDS] = fds.try_into().unwrap();
         let [control, heap, doorbell, wake] = fds;
