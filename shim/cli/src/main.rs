@@ -23,11 +23,22 @@ struct Arguments {
 enum Command {
     /// Run a program with the shim; start a local backend if none listens.
     Run(run::Options),
+    /// In a virtual machine: drive the vgpu device and serve this machine's programs.
+    Agent(vgpu_agent::Options),
+    /// A process of `vgpu agent`.
+    #[command(name = vgpu_agent::MAPPER_COMMAND, hide = true)]
+    AgentMapper(vgpu_agent::MapperOptions),
+    /// A process of `vgpu agent`.
+    #[command(name = vgpu_agent::PARSER_COMMAND, hide = true)]
+    AgentParser(vgpu_agent::ParserOptions),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Agent(options) => Ok(vgpu_agent::serve::agent(&options)),
+        Command::AgentMapper(options) => Ok(vgpu_agent::serve::mapper(&options)),
+        Command::AgentParser(options) => Ok(vgpu_agent::serve::parser(&options)),
     };
     match outcome {
         Ok(code) => code,

@@ -74,6 +74,8 @@ fn classify(errno: Errno, len: u64) -> SegmentError {
 pub enum HugePages {
     /// Try the host's pool of 2 MiB pages, and take ordinary pages when it is empty.
     Try,
+    /// Pages of the host's pool of 2 MiB pages or none: what a device is told the physical addresses of.
+    Require,
     /// Ordinary pages (which the kernel may still merge).
     Never,
 }
@@ -94,11 +96,15 @@ impl SegmentFd {
     /// [`SegmentError::Size`], [`SegmentError::NoMemory`] or the system's refusal.
     pub fn create(len: u64, pages: HugePages) -> Result<SegmentFd, SegmentError> {
         check_size(len)?;
-        if pages == HugePages::Try
-            && let Ok(segment) =
-                Self::create_with(len, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true)
-        {
-            return Ok(segment);
+        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        match pages {
+            HugePages::Require => return Self::create_with(len, huge, true),
+            HugePages::Try => {
+                if let Ok(segment) = Self::create_with(len, huge, true) {
+                    return Ok(segment);
+                }
+            }
+            HugePages::Never => {}
         }
         Self::create_with(len, MemfdFlags::empty(), false)
     }
@@ -147,6 +153,16 @@ impl SegmentFd {
     #[must_use]
     pub fn is_huge(&self) -> bool {
         self.huge
+    }
+
+    /// Maps the whole file, shared, at a place of the kernel's choice and with its pages faulted in: for whoever looks
+    /// after segments without having a window.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub fn map(&self) -> io::Result<View> {
+        shm::map_anywhere(self.fd.as_fd(), self.len)
     }
 
     /// Another descriptor of the same file.

@@ -487,6 +487,26 @@ impl Drop for Reserved {
     }
 }
 
+/// Maps `len` bytes of `fd` from its beginning, shared and faulted in, at a place of the kernel's choice. The map lives as
+/// long as the view and its parts.
+///
+/// # Errors
+///
+/// The system's error.
+pub(crate) fn map_anywhere(fd: BorrowedFd<'_>, len: u64) -> io::Result<View> {
+    let size = usize::try_from(len).map_err(|_| io::Error::from(rustix::io::Errno::OVERFLOW))?;
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::SHARED | MapFlags::POPULATE;
+    // SAFETY: a fresh map at a place of the kernel's choice, which nothing refers to.
+    let at = unsafe { rustix::mm::mmap(core::ptr::null_mut(), size, prot, flags, fd, 0)? };
+    let keep = Arc::new(Reserved {
+        start: at as u64,
+        len,
+    });
+    // SAFETY: mapped just above, readable and writable, until `keep` is dropped; no reference to it exists.
+    Ok(unsafe { View::new(at.cast(), size, keep) })
+}
+
 /// Where the kernel would place the next map of `len` bytes that names no address.
 ///
 /// # Errors

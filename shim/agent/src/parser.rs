@@ -1,0 +1,501 @@
+//! The unprivileged process: it alone reads what programs send.
+//!
+//! | stage of a client | waits for | at most |
+//! |---|---|---|
+//! | greeting | the program's hello | 2 s |
+//! | opening | the mapper's answer | 40 s |
+//! | serving | requests, or either side's end | |
+//!
+//! It holds no device, no capability and no memory of a channel: the four descriptors of a welcome pass through it. It
+//! ends when the mapper's socket does; the keeper then starts both anew.
+
+use crate::messages::{CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser};
+use crate::options::ParserOptions;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+use vgpu_channel::link::listener::{HELLO_TIMEOUT, refuse};
+use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Hello, WELCOME_FDS};
+use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
+use zerocopy::{FromZeros, IntoBytes, transmute};
+
+/// How long the mapper may take to open a channel.
+const OPENING: Duration = Duration::from_secs(40);
+/// Connections taken per turn.
+const ACCEPTS: usize = 16;
+/// Connections beyond the limits that are heard out before they are refused.
+const MAX_SURPLUS: usize = 64;
+/// How long not to accept when descriptors ran out.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest sleep of the loop.
+const TURN: Duration = Duration::from_secs(10);
+/// Messages for the mapper that may wait.
+const BACKLOG: usize = 65536;
+
+#[derive(Debug)]
+enum Stage {
+    Greeting { deadline: Instant },
+    Opening { deadline: Instant },
+    Serving { growing: Option<u32> },
+}
+
+#[derive(Debug)]
+struct Client {
+    user: u32,
+    process: u32,
+    pidfd: Option<OwnedFd>,
+    socket: Socket,
+    stage: Stage,
+    surplus: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Token {
+    Mapper,
+    Listener,
+    Client(u64),
+    Process(u64),
+}
+
+/// What the parser is told at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Clients at once.
+    pub clients: usize,
+    /// Clients of one user at once.
+    pub per_user: usize,
+}
+
+/// The parser.
+#[derive(Debug)]
+pub struct Parser {
+    listener: Listener,
+    mapper: Socket,
+    /// The mapper has spoken.
+    mapper_here: bool,
+    out: VecDeque<ToMapper>,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+    limits: Limits,
+    pause: Option<Instant>,
+}
+
+/// The process: takes its sockets from the keeper, drops every privilege, serves.
+///
+/// # Errors
+///
+/// A sentence.
+pub fn run(options: &ParserOptions) -> Result<(), String> {
+    let keeper = crate::process::keeper_socket()?;
+    crate::privilege::die_with_parent()?;
+    let (_, mut fds) = crate::process::receive_start(&keeper)?;
+    let (Some(mapper), Some(listener)) = (fds.pop(), fds.pop()) else {
+        return Err("the keeper sent no sockets".to_owned());
+    };
+    crate::process::raise_descriptor_limit();
+    crate::privilege::drop_all(options.user)?;
+    let limits = Limits {
+        clients: options.limits.max_clients,
+        per_user: options.limits.max_clients_per_user,
+    };
+    // The keeper never speaks again; its end of the socket only keeps its number taken.
+    drop(keeper);
+    Parser::new(Listener::from_fd(listener), Socket::from_fd(mapper), limits)
+        .map_err(|error| format!("the parser cannot start: {error}"))?
+        .serve();
+    Ok(())
+}
+
+impl Parser {
+    /// A parser that serves `listener`, which may block nobody.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub fn new(listener: Listener, mapper: Socket, limits: Limits) -> io::Result<Parser> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        rustix::io::ioctl_fionbio(&mapper, true)?;
+        Ok(Parser {
+            listener,
+            mapper,
+            mapper_here: false,
+            out: VecDeque::new(),
+            clients: BTreeMap::new(),
+            next: 0,
+            limits,
+            pause: None,
+        })
+    }
+
+    /// Serves until the mapper is gone. Clients are disconnected then.
+    pub fn serve(&mut self) {
+        loop {
+            if !self.flush() {
+                return;
+            }
+            for (token, flags) in self.poll() {
+                if !self.handle(token, flags) {
+                    return;
+                }
+            }
+            self.expire();
+        }
+    }
+
+    /// Sends the mapper what it takes; false when it is gone.
+    fn flush(&mut self) -> bool {
+        while let Some(message) = self.out.front() {
+            match self.mapper.send(message.as_bytes(), &[]) {
+                Ok(()) => {
+                    self.out.pop_front();
+                }
+                Err(LinkError::TimedOut) => return self.out.len() <= BACKLOG,
+                Err(error) => {
+                    tracing::debug!("the mapper cannot be told: {error}");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn poll(&self) -> Vec<(Token, PollFlags)> {
+        let mut wanted = PollFlags::IN;
+        if !self.out.is_empty() {
+            wanted |= PollFlags::OUT;
+        }
+        let mut tokens = vec![Token::Mapper];
+        let mut fds = vec![PollFd::new(&self.mapper, wanted)];
+        if self.pause.is_none() {
+            tokens.push(Token::Listener);
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        for (&id, client) in &self.clients {
+            let mut flags = PollFlags::RDHUP;
+            // One request at a time: the next one waits in the socket.
+            if matches!(
+                client.stage,
+                Stage::Greeting { .. } | Stage::Serving { growing: None }
+            ) {
+                flags |= PollFlags::IN;
+            }
+            tokens.push(Token::Client(id));
+            fds.push(PollFd::new(&client.socket, flags));
+            if let Some(pidfd) = &client.pidfd {
+                tokens.push(Token::Process(id));
+                fds.push(PollFd::new(pidfd, PollFlags::IN));
+            }
+        }
+        let left = self.time_left();
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Vec::new(),
+            Err(error) => {
+                tracing::error!("the parser cannot wait: {error}");
+                // Never a spinning loop, whatever is wrong.
+                std::thread::sleep(PAUSE);
+                return Vec::new();
+            }
+        }
+        tokens
+            .into_iter()
+            .zip(&fds)
+            .map(|(token, fd)| (token, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect()
+    }
+
+    fn time_left(&self) -> Duration {
+        let now = Instant::now();
+        self.clients
+            .values()
+            .filter_map(Client::deadline)
+            .chain(self.pause)
+            .map(|deadline| deadline.saturating_duration_since(now))
+            .min()
+            .unwrap_or(TURN)
+            .min(TURN)
+    }
+
+    /// False when the mapper is gone.
+    fn handle(&mut self, token: Token, flags: PollFlags) -> bool {
+        const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR).union(PollFlags::RDHUP);
+        match token {
+            Token::Mapper if flags.contains(PollFlags::IN) => return self.mapper_speaks(),
+            Token::Mapper => return !flags.intersects(GONE),
+            Token::Listener => self.accept(),
+            Token::Process(id) => self.end(id),
+            Token::Client(id) => {
+                if flags.intersects(GONE) {
+                    self.end(id);
+                } else if flags.contains(PollFlags::IN) {
+                    self.readable(id);
+                }
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            match self.listener.accept() {
+                Ok(socket) => self.admit(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    self.pause = Some(Instant::now() + PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: Socket) {
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&socket) else {
+            return;
+        };
+        // The loop must never block on a client that does not read.
+        if rustix::io::ioctl_fionbio(&socket, true).is_err() {
+            return;
+        }
+        let user = peer.uid.as_raw();
+        let count = |surplus: bool, user: Option<u32>| {
+            self.clients
+                .values()
+                .filter(|client| {
+                    client.surplus == surplus && user.is_none_or(|user| client.user == user)
+                })
+                .count()
+        };
+        let surplus = count(false, None) >= self.limits.clients
+            || count(false, Some(user)) >= self.limits.per_user;
+        if surplus {
+            tracing::warn!("user {user}: refused: too many clients");
+            if count(true, None) >= MAX_SURPLUS {
+                refuse(&socket, LinkStatus::Busy);
+                return;
+            }
+        }
+        // Processes of other namespaces have no number here, and then only their socket tells.
+        let pidfd = pidfd_open(peer.pid, PidfdFlags::empty()).ok();
+        self.next += 1;
+        self.clients.insert(
+            self.next,
+            Client {
+                user,
+                process: number_of(peer.pid),
+                pidfd,
+                socket,
+                stage: Stage::Greeting {
+                    deadline: Instant::now() + HELLO_TIMEOUT,
+                },
+                surplus,
+            },
+        );
+    }
+
+    fn tell(&mut self, kind: u32, id: u64, change: impl FnOnce(&mut ToMapper)) {
+        let mut message = ToMapper::new_zeroed();
+        message.kind = kind;
+        message.channel = id;
+        change(&mut message);
+        self.out.push_back(message);
+    }
+
+    /// Forgets a client and its channel.
+    fn end(&mut self, id: u64) {
+        if let Some(client) = self.clients.remove(&id)
+            && !matches!(client.stage, Stage::Greeting { .. })
+        {
+            self.tell(CLOSE, id, |_| {});
+        }
+    }
+
+    fn readable(&mut self, id: u64) {
+        match self.clients.get(&id).map(|client| &client.stage) {
+            Some(Stage::Greeting { .. }) => self.greet(id),
+            Some(Stage::Serving { growing: None }) => self.request(id),
+            _ => {}
+        }
+    }
+
+    fn greet(&mut self, id: u64) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        let user = client.user;
+        let hello = match hear(&client.socket) {
+            Ok(hello) => hello,
+            Err(LinkError::TimedOut) => return,
+            Err(error) => {
+                if !matches!(error, LinkError::Closed) {
+                    tracing::warn!("user {user}: refused: {error}");
+                }
+                return self.end(id);
+            }
+        };
+        let refusal = if client.surplus {
+            Some(LinkStatus::Busy)
+        } else if !self.mapper_here {
+            Some(LinkStatus::NoDevice)
+        } else {
+            None
+        };
+        if let Some(status) = refusal {
+            refuse(&client.socket, status);
+            return self.end(id);
+        }
+        let process = client.process;
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.stage = Stage::Opening {
+                deadline: Instant::now() + OPENING,
+            };
+        }
+        self.tell(OPEN, id, |message| {
+            message.user = user;
+            message.process = process;
+            message.hello = hello;
+        });
+    }
+
+    fn request(&mut self, id: u64) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let user = client.user;
+        let received = client
+            .socket
+            .receive_plain::<{ size_of::<GrowRequest>() }>(Duration::ZERO);
+        let request = match received.map(|bytes| -> GrowRequest { transmute!(bytes) }) {
+            Ok(request) if request.magic == GROW_MAGIC => request,
+            Err(LinkError::TimedOut) => return,
+            Err(LinkError::Closed) => return self.end(id),
+            Err(error) => {
+                tracing::warn!("user {user}: disconnected: {error}");
+                return self.end(id);
+            }
+            Ok(_) => {
+                tracing::warn!("user {user}: disconnected: malformed request");
+                return self.end(id);
+            }
+        };
+        client.stage = Stage::Serving {
+            growing: Some(request.id),
+        };
+        self.tell(GROW, id, |message| {
+            message.id = request.id;
+            message.bytes = request.bytes;
+        });
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        if self.pause.is_some_and(|until| until <= now) {
+            self.pause = None;
+        }
+        let expired: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.deadline().is_some_and(|deadline| deadline <= now))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in expired {
+            if let Some(client) = self.clients.get(&id)
+                && matches!(client.stage, Stage::Opening { .. })
+            {
+                refuse(&client.socket, LinkStatus::Internal);
+            }
+            self.end(id);
+        }
+    }
+
+    /// Takes what the mapper says; false when it is gone.
+    fn mapper_speaks(&mut self) -> bool {
+        loop {
+            let received = self
+                .mapper
+                .receive_with_fds::<{ size_of::<ToParser>() }>(Duration::ZERO);
+            match received {
+                Ok((bytes, fds)) => self.told(&transmute!(bytes), &fds),
+                Err(LinkError::TimedOut) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn told(&mut self, message: &ToParser, fds: &[OwnedFd]) {
+        if message.kind == HERE {
+            self.mapper_here = true;
+            return;
+        }
+        let id = message.channel;
+        let status = LinkStatus::from_word(message.status);
+        // A program that left meanwhile: the descriptors are closed, the mapper was told already.
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sent = match (message.kind, &client.stage) {
+            (OPENED, Stage::Opening { .. }) if status == LinkStatus::Ok => {
+                client.stage = Stage::Serving { growing: None };
+                borrowed.len() == WELCOME_FDS
+                    && client.socket.send(&message.body, &borrowed).is_ok()
+            }
+            (OPENED, Stage::Opening { .. }) => {
+                refuse(&client.socket, status);
+                self.clients.remove(&id);
+                return;
+            }
+            (GROWN, Stage::Serving { growing: Some(_) }) => {
+                client.stage = Stage::Serving { growing: None };
+                let response = message.body.get(..size_of::<GrowResponse>());
+                // A program that does not take its answers is ended rather than waited for.
+                response.is_some_and(|bytes| client.socket.send(bytes, &borrowed).is_ok())
+            }
+            (ENDED, stage) => {
+                if matches!(stage, Stage::Opening { .. }) {
+                    refuse(&client.socket, status);
+                }
+                self.clients.remove(&id);
+                return;
+            }
+            _ => false,
+        };
+        if !sent {
+            self.end(id);
+        }
+    }
+}
+
+impl Client {
+    fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Greeting { deadline } | Stage::Opening { deadline } => Some(deadline),
+            Stage::Serving { .. } => None,
+        }
+    }
+}
+
+fn number_of(pid: Pid) -> u32 {
+    u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0)
+}
+
+/// Reads a hello that is there. An unacceptable one is answered before the error is given.
+fn hear(socket: &Socket) -> Result<Hello, LinkError> {
+    let received = socket.receive_plain::<{ size_of::<Hello>() }>(Duration::ZERO);
+    let parsed = received.and_then(|bytes| Ok(Hello::parse(&bytes)?));
+    match &parsed {
+        Err(LinkError::Malformed) => refuse(socket, LinkStatus::Malformed),
+        Err(LinkError::Hello(error)) => refuse(socket, (*error).into()),
+        _ => {}
+    }
+    parsed
+}

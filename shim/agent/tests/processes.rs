@@ -1,0 +1,482 @@
+//! The three processes as they are, with a host in memory in place of the device: what a crash of each leaves behind.
+//!
+//! This program is all of them: the keeper starts it again with another argument, as `vgpu agent` does.
+
+mod common;
+
+use common::*;
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use vgpu_agent::keeper::{Keeper, Programs};
+use vgpu_agent::mapper::{Limits, error_text, start};
+use vgpu_agent::messages::{DROP, KEEP, KEPT, NOT_PINNED, SETTLED, Word};
+use vgpu_agent::options::{Access, LogLevel};
+use vgpu_agent::pages::{HugePagePool, PageError, PageSource, Taken};
+use vgpu_agent::{ParserOptions, parser, process, serve};
+use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Whether the pool has pages enough for the tests.
+fn huge_pages() -> bool {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let free = text
+        .lines()
+        .find_map(|line| line.strip_prefix("HugePages_Free:"))
+        .and_then(|rest| rest.trim().parse::<u64>().ok());
+    rustix::process::geteuid().is_root() && free.is_some_and(|free| free >= 24)
+}
+
+/// The real pages where there are some, else ordinary ones; kept by the keeper in either case.
+enum Pages {
+    Real(Host, HugePagePool),
+    Ordinary(Host, Socket, u64),
+}
+
+impl PageSource for Pages {
+    fn take(&mut self, len: u64) -> Result<Taken, PageError> {
+        let (host, taken) = match self {
+            Pages::Real(host, pool) => (host, pool.take(len)?),
+            Pages::Ordinary(host, keeper, next) => {
+                *next += 1;
+                let id = u64::from(std::process::id()) << 16 | *next;
+                let taken = fake_segment(id, len);
+                use std::os::fd::AsFd;
+                let word = Word::about(KEEP, id, len);
+                keeper
+                    .send(word.as_bytes(), &[taken.segment.as_fd()])
+                    .map_err(PageError::Keeper)?;
+                let bytes = keeper
+                    .receive_plain::<24>(WAIT)
+                    .map_err(PageError::Keeper)?;
+                let answer = Word::read_from_bytes(&bytes).unwrap();
+                assert!(answer.kind == KEPT || answer.kind == NOT_PINNED);
+                (host, taken)
+            }
+        };
+        host.learn(&taken);
+        host.note("took");
+        Ok(taken)
+    }
+
+    fn give_back(&mut self, taken: Taken) {
+        match self {
+            Pages::Real(host, pool) => {
+                host.forget(&taken);
+                host.note("gave");
+                pool.give_back(taken);
+            }
+            Pages::Ordinary(host, keeper, _) => {
+                host.forget(&taken);
+                host.note("gave");
+                let word = Word::about(DROP, taken.id, 0);
+                keeper.send(word.as_bytes(), &[]).unwrap();
+            }
+        }
+    }
+
+    fn settled(&mut self) {
+        match self {
+            Pages::Real(host, pool) => {
+                host.note("settled");
+                pool.settled();
+            }
+            Pages::Ordinary(host, keeper, _) => {
+                host.note("settled");
+                keeper.send(Word::new(SETTLED).as_bytes(), &[]).unwrap();
+            }
+        }
+    }
+}
+
+fn mapper(log: &Path, refuse: bool) -> Result<(), String> {
+    let (keeper, pages) = start::begin()?;
+    let host = Host::logging_to(log);
+    host.note(format!("mapper {}", std::process::id()));
+    if refuse {
+        host.plan(|plan| plan.refuse_hello = Some(LinkStatus::Denied));
+    }
+    if fs::exists(log.with_extension("away")).unwrap() {
+        return Err("told to fail".to_owned());
+    }
+    let source = if huge_pages() {
+        Pages::Real(
+            host.clone(),
+            HugePagePool::new(pages, None).map_err(|error| error_text(&error))?,
+        )
+    } else {
+        Pages::Ordinary(host.clone(), pages, 0)
+    };
+    let limits = Limits {
+        heap: HEAP,
+        channels: 8,
+        per_user: 32,
+    };
+    start::serve(FakeDevice::new(&host, false), source, keeper, limits)
+        .map_err(|error| error_text(&error))
+}
+
+fn keeper(folder: &Path, refuse: bool) -> Result<(), String> {
+    let signals = serve::catch_signals().unwrap();
+    let listener = Listener::bind(&folder.join("vgpu.sock")).unwrap();
+    let log = OsString::from(folder.join("log"));
+    let programs = Programs {
+        program: PathBuf::from("/proc/self/exe"),
+        mapper: vec!["mapper".into(), log.clone(), refuse.to_string().into()],
+        reset: vec!["reset".into(), log.clone()],
+        parser: vec!["parser".into(), log],
+    };
+    Keeper::new(programs, listener, signals).run()
+}
+
+fn parser(log: &Path) -> Result<(), String> {
+    // Before it loses its rights.
+    Host::logging_to(log).note(format!("parser {}", std::process::id()));
+    parser::run(&ParserOptions {
+        user: 65534,
+        limits: vgpu_agent::options::Limits {
+            heap: HEAP,
+            max_clients: 16,
+            max_clients_per_user: 16,
+            device: None,
+            access: Access::Auto,
+            log_level: LogLevel::Info,
+        },
+    })
+}
+
+/// A running agent.
+struct Agent {
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start(refuse: bool) -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let child = Command::new("/proc/self/exe")
+            .arg("keeper")
+            .arg(folder.path())
+            .arg(refuse.to_string())
+            .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Agent {
+            child: Some(child),
+            folder,
+        }
+    }
+
+    fn ready() -> Agent {
+        let agent = Agent::start(false);
+        agent.expect("settled", 1);
+        agent.expect("parser", 1);
+        agent.program().expect("a first program");
+        agent
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("vgpu.sock")
+    }
+
+    fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).unwrap()
+    }
+
+    fn count(&self, start: &str) -> usize {
+        let log = self.log();
+        log.iter().filter(|line| line.starts_with(start)).count()
+    }
+
+    fn expect(&self, start: &str, count: usize) {
+        self.wait(&format!("{count} × {start}"), || {
+            self.count(start) >= count
+        });
+    }
+
+    fn wait(&self, what: &str, mut test: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !test() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {:?}\n{}",
+                self.log(),
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The number of the last process of a kind.
+    fn process(&self, kind: &str) -> Pid {
+        let log = self.log();
+        let number = log
+            .iter()
+            .rev()
+            .find_map(|line| line.strip_prefix(kind)?.trim().parse().ok())
+            .unwrap();
+        Pid::from_raw(number).unwrap()
+    }
+
+    /// A program, tried again while there is no device.
+    fn program(&self) -> Option<Program> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            match greet(&self.path()) {
+                Ok((socket, welcome, fds)) if welcome.status == 0 => {
+                    return Some(Program::welcomed(socket, welcome, fds));
+                }
+                Ok((_, welcome, _)) => {
+                    assert_eq!(welcome.status, LinkStatus::NoDevice as u32);
+                }
+                Err(LinkError::Closed) => {}
+                Err(error) => panic!("{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    /// Memory files that the keeper holds.
+    fn kept(&self) -> usize {
+        let id = self.child.as_ref().unwrap().id();
+        fs::read_dir(format!("/proc/{id}/fd"))
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok())
+            .filter(|target| target.to_string_lossy().contains("vgpu-segment"))
+            .count()
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        child.wait().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn ends_in_order() {
+    let mut agent = Agent::ready();
+    let program = agent.program().unwrap();
+    check_marks(&program.heap, 2);
+    let (response, _) = program.grow(1, 4 * PAGE);
+    assert_eq!(response.status, 0);
+    // One page for the queues, and three segments of the program that lives.
+    agent.wait("kept", || agent.kept() == 4);
+    let status = agent.end();
+    assert!(status.success(), "{}", agent.stderr());
+    program.expect_end();
+    // Pages of the first program may still be on their way back.
+    let log = agent.log();
+    let last = log.iter().rfind(|line| !line.starts_with("gave"));
+    assert_eq!(last.map(String::as_str), Some("reset"));
+    assert!(!agent.path().exists());
+}
+
+fn the_parser_has_no_privilege() {
+    let agent = Agent::ready();
+    let id = agent.process("parser").as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.unwrap()[name.len()..].trim().to_owned()
+    };
+    assert_eq!(field("CapEff:"), "0000000000000000");
+    assert_eq!(field("CapPrm:"), "0000000000000000");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(field("CapBnd:"), "0000000000000000");
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(field("Groups:"), "");
+        // Nothing but sockets, and of a channel nothing at all.
+        let program = agent.program().unwrap();
+        for entry in fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten() {
+            let target = fs::read_link(entry.path()).unwrap();
+            let target = target.to_string_lossy().into_owned();
+            assert!(
+                [
+                    "socket:",
+                    "/dev/null",
+                    "pidfd",
+                    "anon_inode:[pidfd]",
+                    "pipe:"
+                ]
+                .iter()
+                .any(|kind| target.contains(kind))
+                    || entry.file_name() == "2",
+                "{target}"
+            );
+        }
+        drop(program);
+    }
+}
+
+fn a_parser_that_crashes_takes_its_programs_only() {
+    let agent = Agent::ready();
+    let program = agent.program().unwrap();
+    let (opens, mapper) = (agent.count("open"), agent.process("mapper"));
+    kill_process(agent.process("parser"), Signal::KILL).unwrap();
+    program.expect_end();
+    agent.expect("close", opens);
+    let next = agent.program().unwrap();
+    next.doorbell.signal();
+    agent.expect("ring", 1);
+    assert_eq!(agent.process("mapper"), mapper);
+    assert_eq!(agent.count("hello"), 1);
+    assert_eq!(agent.count("parser"), 2);
+}
+
+fn a_mapper_that_crashes_frees_no_page() {
+    let agent = Agent::ready();
+    let program = agent.program().unwrap();
+    agent.wait("the first program's pages dropped", || agent.kept() == 3);
+    // The next mapper fails at first, so that there is none for a while.
+    let away = agent.folder.path().join("log").with_extension("away");
+    fs::write(&away, "").unwrap();
+    kill_process(agent.process("mapper"), Signal::KILL).unwrap();
+    program.expect_end();
+    agent.expect("mapper", 3);
+    assert_eq!(agent.kept(), 3, "without a mapper");
+    // Programs are told at once that there is no device.
+    agent.wait("an answer", || {
+        matches!(greet(&agent.path()), Ok((_, welcome, _)) if welcome.status == LinkStatus::NoDevice as u32)
+    });
+    fs::remove_file(&away).unwrap();
+    agent.expect("hello", 2);
+    let next = agent.program().unwrap();
+    check_marks(&next.control, 1);
+    // Only the new one's: queues, control, heap.
+    agent.wait("old pages dropped", || agent.kept() == 3);
+    let log = agent.log();
+    let at = |what: &str| log.iter().rposition(|line| line.starts_with(what)).unwrap();
+    assert!(at("reset") < at("hello") && at("hello") < at("settled"));
+}
+
+fn without_a_mapper_the_end_resets_the_device() {
+    let mut agent = Agent::ready();
+    let _program = agent.program().unwrap();
+    let away = agent.folder.path().join("log").with_extension("away");
+    fs::write(&away, "").unwrap();
+    kill_process(agent.process("mapper"), Signal::KILL).unwrap();
+    agent.expect("mapper", 5);
+    assert!(agent.end().success());
+    assert_eq!(agent.log().last().map(String::as_str), Some("reset only"));
+}
+
+fn a_refused_agent_says_why_and_ends() {
+    let mut agent = Agent::start(true);
+    let status = agent.child.take().unwrap().wait().unwrap();
+    assert!(!status.success());
+    let stderr = agent.stderr();
+    assert!(stderr.contains("refuses a session"), "{stderr}");
+    assert!(!agent.path().exists());
+}
+
+const TESTS: &[(&str, fn())] = &[
+    ("ends_in_order", ends_in_order),
+    ("the_parser_has_no_privilege", the_parser_has_no_privilege),
+    (
+        "a_parser_that_crashes_takes_its_programs_only",
+        a_parser_that_crashes_takes_its_programs_only,
+    ),
+    (
+        "a_mapper_that_crashes_frees_no_page",
+        a_mapper_that_crashes_frees_no_page,
+    ),
+    (
+        "without_a_mapper_the_end_resets_the_device",
+        without_a_mapper_the_end_resets_the_device,
+    ),
+    (
+        "a_refused_agent_says_why_and_ends",
+        a_refused_agent_says_why_and_ends,
+    ),
+];
+
+fn exit(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if matches!(
+        arguments.first(),
+        Some(&("keeper" | "mapper" | "parser" | "reset"))
+    ) {
+        process::start_log(LogLevel::Info);
+    }
+    match arguments.as_slice() {
+        ["keeper", folder, refuse] => return exit(keeper(Path::new(folder), *refuse == "true")),
+        ["mapper", log, refuse] => return exit(mapper(Path::new(log), *refuse == "true")),
+        ["parser", log] => return exit(parser(Path::new(log))),
+        ["reset", log] => {
+            Host::logging_to(Path::new(log)).note("reset only");
+            return ExitCode::SUCCESS;
+        }
+        ["--list", ..] => {
+            for (name, _) in TESTS {
+                println!("{name}: test");
+            }
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    if !huge_pages() {
+        println!(
+            "no 24 free huge pages, or not root: with ordinary pages (`sysctl vm.nr_hugepages=64`)"
+        );
+    }
+    let (mut passed, mut failed, mut left) = (0, 0, 0);
+    for (name, test) in TESTS {
+        if filter.is_some_and(|filter| !name.contains(filter)) {
+            left += 1;
+            continue;
+        }
+        let outcome = std::panic::catch_unwind(test);
+        println!(
+            "test {name} ... {}",
+            if outcome.is_ok() { "ok" } else { "FAILED" }
+        );
+        match outcome {
+            Ok(()) => passed += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {left} filtered out"
+    );
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
