@@ -21,6 +21,7 @@ mod elf;
 mod fetch;
 mod gpu;
 mod guest;
+mod machine;
 mod places;
 mod programs;
 mod qemu;

@@ -9,13 +9,14 @@ use clap::Args;
 use vgpu_e2e::backend::Backend;
 use vgpu_e2e::command;
 use vgpu_e2e::parts::{DIST, Parts};
-use vgpu_e2e::program::{Program, Run};
+use vgpu_e2e::program::Run;
 use vgpu_e2e::verdict::{Verdict, judge};
 
+use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, places, programs};
+use crate::{dist, guest, machine, places, programs};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -26,6 +27,9 @@ pub struct Options {
     /// Only the CUDA programs whose name contains this; nothing else is run.
     #[arg(long)]
     program: Option<String>,
+    /// Run them inside a virtual machine; with `--program` only there.
+    #[arg(long)]
+    guest: bool,
     /// Leave out what needs a download: the CUDA programs and tinygrad.
     #[arg(long)]
     offline: bool,
@@ -48,11 +52,22 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         end_to_end(&mut summary, &dist)?;
     }
     if options.offline {
-        summary.remark("CUDA programs and tinygrad: left out by --offline");
+        summary.remark("CUDA programs, virtual machines and tinygrad: left out by --offline");
     } else {
-        cuda_programs(&mut summary, &dist, options)?;
-        if options.program.is_none() {
+        let everything = options.program.is_none();
+        let built = programs::build(options.device != "software", |program| {
+            let part = options.program.as_ref();
+            part.is_none_or(|part| program.name.contains(part.as_str()))
+        })?;
+        if everything || !options.guest {
+            cuda_programs(&mut summary, &dist, options, &built)?;
+        }
+        if everything {
+            cargo_test(&mut summary, "QEMU device", &mut guest::tests()?)?;
             tinygrad(&mut summary, &dist, options)?;
+        }
+        if everything || options.guest {
+            machine::programs(&mut summary, &dist, &options.device, &built)?;
         }
     }
     summary.print();
@@ -184,14 +199,12 @@ fn cargo_test(summary: &mut Summary, name: &str, command: &mut Command) -> anyho
     Ok(())
 }
 
-fn cuda_programs(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Result<()> {
-    let wanted = |p: &Program| {
-        options
-            .program
-            .as_ref()
-            .is_none_or(|part| p.name.contains(part.as_str()))
-    };
-    let built = programs::build(options.device != "software", wanted)?;
+fn cuda_programs(
+    summary: &mut Summary,
+    dist: &Path,
+    options: &Options,
+    built: &Built,
+) -> anyhow::Result<()> {
     let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
     for program in &built.programs {
         let expected = program
