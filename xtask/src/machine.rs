@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use vgpu_e2e::command::Output;
-use vgpu_e2e::guest::{Guest, Image, Options};
+use vgpu_e2e::guest::{Guest, GuestParts, Image, Options};
 use vgpu_e2e::verdict::{Verdict, judge};
 
 use crate::programs::Built;
@@ -78,6 +78,7 @@ for i in $(seq 300); do [ -S /run/vgpu/vgpu.sock ] && break; sleep 0.1; done
 echo "GUEST-MODULES $(wc -l </proc/modules)"
 su user -c /bin/run-programs
 status=$?
+[ -x /bin/vgpu-bench ] && su user -c 'LD_LIBRARY_PATH=/opt/vgpu vgpu-bench measure --only launch; LD_LIBRARY_PATH=/opt/vgpu vgpu-bench measure --only pinned'
 cat /tmp/agent.log | tail -n 20 | sed 's/^/agent: /'
 exit $status
 "#;
@@ -137,6 +138,40 @@ fn boot(dist: &Path, device: &str, built: &Built, script: &str) -> anyhow::Resul
     let qemu = qemu::prepare()?;
     let parts = guest::prepare()?;
     let host = Host::start(dist, device)?;
+    let image = build_image(&parts, dist, built, script, &[])?;
+    let options = Options {
+        memory: MEMORY_MIB,
+        huge_pages: HUGE_PAGES,
+        socket: Some(host.socket()),
+        limit: Duration::from_secs(30 * 60),
+        ..Options::default()
+    };
+    let guest = Guest::boot(&qemu, &image, options)?;
+    Ok(Machine { guest, host })
+}
+
+/// The image of a guest that runs every program of `built`, with `more` files in it, and a label for each run.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn image(
+    parts: &GuestParts,
+    dist: &Path,
+    built: &Built,
+    more: &[(PathBuf, String)],
+) -> anyhow::Result<(Image, Vec<String>)> {
+    let (runs, script) = plan(built)?;
+    let image = build_image(parts, dist, built, &script, more)?;
+    Ok((image, runs.into_iter().map(|run| run.label).collect()))
+}
+
+fn build_image(
+    parts: &GuestParts,
+    dist: &Path,
+    built: &Built,
+    script: &str,
+    more: &[(PathBuf, String)],
+) -> anyhow::Result<Image> {
     let folder = tempfile::tempdir()?;
     let runner = folder.path().join("run-programs");
     std::fs::write(&runner, script)?;
@@ -155,16 +190,8 @@ fn boot(dist: &Path, device: &str, built: &Built, script: &str) -> anyhow::Resul
             files.push((built.folder.join(&file), format!("/opt/programs/{file}")));
         }
     }
-    let image = Image::build(&parts, SCRIPT, &files)?;
-    let options = Options {
-        memory: MEMORY_MIB,
-        huge_pages: HUGE_PAGES,
-        socket: Some(host.socket()),
-        limit: Duration::from_secs(30 * 60),
-        ..Options::default()
-    };
-    let guest = Guest::boot(&qemu, &image, options)?;
-    Ok(Machine { guest, host })
+    files.extend_from_slice(more);
+    Image::build(parts, SCRIPT, &files)
 }
 
 /// The runs in order, and the script that makes them.

@@ -20,6 +20,7 @@ mod dist;
 mod elf;
 mod fetch;
 mod gpu;
+mod gpu_guest;
 mod guest;
 mod machine;
 mod places;
@@ -56,7 +57,11 @@ enum Verb {
     /// Print what of the driver API is declared, implemented and refused.
     Coverage(coverage::Options),
     /// Make dist/gpu: all that a machine with a GPU and no network needs to check the project.
-    Gpu,
+    Gpu {
+        /// Make dist/gpu-guest instead: the same programs inside a virtual machine, QEMU included.
+        #[arg(long)]
+        guest: bool,
+    },
     /// Start the distribution's QEMU with the device vhost-user-vgpu-pci, built and installed if need be.
     Qemu(qemu::Options),
     /// Run the tests that boot a virtual machine (TCG, no KVM needed).
@@ -69,7 +74,8 @@ fn main() -> std::process::ExitCode {
         Verb::Test(options) => suite::test(&options),
         Verb::Dist { programs } => dist::dist_verb(programs),
         Verb::Coverage(options) => coverage::coverage(&options),
-        Verb::Gpu => gpu::gpu(),
+        Verb::Gpu { guest: false } => gpu::gpu(),
+        Verb::Gpu { guest: true } => gpu_guest::bundle(),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Guest => guest::guest(),
     };

@@ -154,6 +154,18 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Copies the initramfs to a file that stays.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::copy(self.initramfs.path(), path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
+    }
+}
+
 fn add(archive: &mut Archive<BufWriter<File>>, here: &Path, there: &str) -> anyhow::Result<()> {
     let cannot = || format!("cannot read {}", here.display());
     let metadata = here.metadata().with_context(cannot)?;
