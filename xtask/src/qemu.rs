@@ -100,6 +100,12 @@ fn prepare_from(source: Option<&Path>) -> anyhow::Result<Qemu> {
         make_headers(&version, source, &folder)?;
     }
     let preload = compile(&folder)?;
+    if preload.to_string_lossy().contains([' ', ':']) {
+        bail!(
+            "the loader cannot preload {}: move the repository to a path without spaces and colons",
+            preload.display()
+        );
+    }
     Ok(Qemu {
         binary: find(PROGRAM)?,
         preload,
@@ -400,6 +406,22 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is not in PATH"))
 }
 
+/// What else a host with libvirt needs. The rules were written after the policies' documentation and not tried.
+const POLICY: &str = "\
+libvirt:   <emulator>BINARY</emulator>, see docs/virtual-machines.md
+AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu (not tried):
+             BINARY rmix,
+             LIBRARY rm,
+             /run/vgpu/*.sock rw,
+           and to /etc/apparmor.d/local/usr.sbin.libvirtd:
+             BINARY PUx,
+           then: systemctl reload apparmor
+SELinux:   (not tried)
+             semanage fcontext -a -t qemu_exec_t BINARY
+             semanage fcontext -a -t lib_t LIBRARY
+             restorecon -v BINARY LIBRARY
+After an update of QEMU install again: the copy does not load the modules of another version.";
+
 /// A copy of the binary with the device among the libraries it needs: no environment, so libvirt can start it.
 fn install(qemu: &Qemu, prefix: &Path) -> anyhow::Result<()> {
     if !exists("patchelf", &["--version"]) {
@@ -431,25 +453,11 @@ fn install(qemu: &Qemu, prefix: &Path) -> anyhow::Result<()> {
         );
     }
     say(&format!("installed {}", binary.display()));
-    println!("libvirt:   <emulator>{}</emulator>", binary.display());
-    println!("AppArmor:  add to /etc/apparmor.d/abstractions/libvirt-qemu, then reload apparmor:");
-    println!("             {} rmix,", binary.display());
-    println!("             {} rm,", library.display());
     println!(
-        "SELinux:   semanage fcontext -a -t qemu_exec_t {}",
-        binary.display()
-    );
-    println!(
-        "           semanage fcontext -a -t lib_t {}",
-        library.display()
-    );
-    println!(
-        "           restorecon -v {} {}",
-        binary.display(),
-        library.display()
-    );
-    println!(
-        "After an update of QEMU install again; the old copy goes on working with what it was made from."
+        "{}",
+        POLICY
+            .replace("BINARY", &binary.display().to_string())
+            .replace("LIBRARY", &library.display().to_string())
     );
     Ok(())
 }

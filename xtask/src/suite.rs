@@ -15,7 +15,7 @@ use vgpu_e2e::verdict::{Verdict, judge};
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, places, programs};
+use crate::{dist, guest, places, programs};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -26,7 +26,7 @@ pub struct Options {
     /// Only the CUDA programs whose name contains this; nothing else is run.
     #[arg(long)]
     program: Option<String>,
-    /// Leave out what needs a download: the CUDA programs and tinygrad.
+    /// Leave out what needs a download: the virtual machine, the CUDA programs and tinygrad.
     #[arg(long)]
     offline: bool,
     /// The device of the backend that the programs run on.
@@ -48,8 +48,11 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         end_to_end(&mut summary, &dist)?;
     }
     if options.offline {
-        summary.remark("CUDA programs and tinygrad: left out by --offline");
+        summary.remark("virtual machine, CUDA programs and tinygrad: left out by --offline");
     } else {
+        if options.program.is_none() {
+            virtual_machine(&mut summary)?;
+        }
         cuda_programs(&mut summary, &dist, options)?;
         if options.program.is_none() {
             tinygrad(&mut summary, &dist, options)?;
@@ -148,6 +151,17 @@ fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
             ])
             .env(DIST, dist),
     )
+}
+
+/// What needs a guest; where QEMU or a kernel for it cannot be had, it is not run.
+fn virtual_machine(summary: &mut Summary) -> anyhow::Result<()> {
+    match guest::tests() {
+        Ok(mut command) => cargo_test(summary, "virtual machine", &mut command),
+        Err(error) => {
+            summary.remark(&format!("virtual machine: not run: {error:#}"));
+            Ok(())
+        }
+    }
 }
 
 fn cargo_test(summary: &mut Summary, name: &str, command: &mut Command) -> anyhow::Result<()> {
