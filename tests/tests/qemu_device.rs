@@ -392,8 +392,11 @@ fn the_properties_are_described() -> anyhow::Result<()> {
 /// Whatever a shell runs on the way to QEMU has the device loaded, too.
 #[test]
 fn other_programs_are_not_disturbed() -> anyhow::Result<()> {
+    let Some(device) = Qemu::from_environment()?.preload else {
+        return Ok(());
+    };
     let mut command = Command::new("true");
-    command.env("LD_PRELOAD", Qemu::from_environment()?.preload);
+    command.env("LD_PRELOAD", device);
     let output = command::run(&mut command, Duration::from_secs(60))?;
     assert_eq!(
         (output.ending().as_str(), output.stderr.as_str()),
