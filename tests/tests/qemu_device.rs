@@ -465,7 +465,8 @@ fn another_build_of_qemu_is_refused_by_name() -> anyhow::Result<()> {
     let mut command = qemu.command();
     command.args(["-device", "vhost-user-vgpu-pci,help"]);
     let output = command::run(&mut command, Duration::from_secs(60))?;
-    assert_eq!(output.ending(), "exit 1", "{}", output.stderr);
+    // QEMU's exit status is 0 even for the help of a device that it does not know.
+    assert_eq!(output.stdout, "");
     let said = output.stderr;
     assert!(said.contains(&format!("({package})")), "{said}");
     assert!(said.contains(&format!("(X{})", &package[1..])), "{said}");

@@ -416,6 +416,23 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is not in PATH"))
 }
 
+/// That a QEMU made here knows the device. Its exit status does not tell.
+fn check_device(qemu: &Path) -> anyhow::Result<()> {
+    let output = Command::new(qemu)
+        .args(["-device", "vhost-user-vgpu-pci,help"])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", qemu.display()))?;
+    if !String::from_utf8_lossy(&output.stdout).contains("virtio-id=") {
+        bail!(
+            "{} does not know the device: {}",
+            qemu.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
 /// Starts the QEMU of a bundle: with its own loader and libraries, as the machine's may be older or missing.
 const START: &str = r#"#!/bin/sh
 here=$(dirname "$(dirname "$(readlink -f "$0")")")
@@ -473,16 +490,7 @@ fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
     let start = folder.join("bin/qemu");
     std::fs::write(&start, START)?;
     std::fs::set_permissions(&start, std::fs::Permissions::from_mode(0o755))?;
-    let probe = Command::new(&start)
-        .args(["-device", "vhost-user-vgpu-pci,help"])
-        .stdin(Stdio::null())
-        .output()?;
-    if !probe.status.success() {
-        bail!(
-            "the bundled QEMU does not start: {}",
-            String::from_utf8_lossy(&probe.stderr).trim()
-        );
-    }
+    check_device(&start)?;
     let bytes = dist::weight(folder)?;
     say(&format!(
         "{} is ready, {} MiB",
@@ -533,16 +541,7 @@ fn install(qemu: &Path, device: &Path, prefix: &Path) -> anyhow::Result<()> {
             .arg(&library)
             .arg(&binary),
     )?;
-    let probe = Command::new(&binary)
-        .args(["-device", "vhost-user-vgpu-pci,help"])
-        .stdin(Stdio::null())
-        .output()?;
-    if !probe.status.success() {
-        bail!(
-            "the copy does not know the device: {}",
-            String::from_utf8_lossy(&probe.stderr).trim()
-        );
-    }
+    check_device(&binary)?;
     say(&format!("installed {}", binary.display()));
     println!(
         "{}",
