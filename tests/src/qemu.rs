@@ -14,10 +14,10 @@ pub const PRELOAD: &str = "VGPU_QEMU_DEVICE";
 /// How to start QEMU with the device.
 #[derive(Debug, Clone)]
 pub struct Qemu {
-    /// The distribution's binary.
+    /// The distribution's binary, or another program that becomes QEMU.
     pub binary: PathBuf,
-    /// The device, to be loaded by `LD_PRELOAD`.
-    pub preload: PathBuf,
+    /// The device, to be loaded by `LD_PRELOAD`; `None` where the binary brings it along.
+    pub preload: Option<PathBuf>,
     /// Arguments that every start needs, such as the path of the firmware where the binary does not find it.
     pub arguments: Vec<OsString>,
 }
@@ -27,29 +27,32 @@ impl Qemu {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command
-            .env("LD_PRELOAD", &self.preload)
-            .args(&self.arguments);
+        command.args(&self.arguments);
+        if let Some(device) = &self.preload {
+            command.env("LD_PRELOAD", device);
+        }
         command
     }
 
-    /// From [`BINARY`] and [`PRELOAD`], which `cargo xtask test` sets.
+    /// From [`BINARY`] and, if it is set, [`PRELOAD`]: so `cargo xtask test` names them.
     ///
     /// # Errors
-    /// When one of them is not set.
+    /// When there is no such file.
     pub fn from_environment() -> anyhow::Result<Self> {
         Ok(Self {
             binary: variable(BINARY)?,
-            preload: variable(PRELOAD)?,
+            preload: std::env::var_os(PRELOAD).map(PathBuf::from),
             arguments: Vec::new(),
         })
     }
 
     /// Hands it on to a test by [`BINARY`] and [`PRELOAD`].
     pub fn export(&self, command: &mut Command) {
-        command
-            .env(BINARY, &self.binary)
-            .env(PRELOAD, &self.preload);
+        command.env(BINARY, &self.binary);
+        match &self.preload {
+            Some(device) => command.env(PRELOAD, device),
+            None => command.env_remove(PRELOAD),
+        };
     }
 }
 

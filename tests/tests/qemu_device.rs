@@ -277,6 +277,38 @@ fn memory_and_the_device_can_be_plugged_while_it_works() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The better way for the guest's driver: an interrupt for each event, and no access beyond what it maps.
+#[test]
+fn a_guest_with_an_iommu_can_use_vfio() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let backend = Backend::start(folder.path(), &[])?;
+    let parts = GuestParts::from_environment()?;
+    let modules = parts.vfio_modules();
+    let mut script = String::new();
+    for (_, module) in &modules {
+        script.push_str(&format!("insmod {module}\n"));
+    }
+    script.push_str(
+        "device=$(dirname $(grep -l 0x10f0 /sys/bus/pci/devices/*/device))
+        echo vfio-pci > $device/driver_override
+        basename $device > /sys/bus/pci/drivers_probe
+        ls -l /dev/vfio
+        test -c /dev/vfio/$(basename $(readlink $device/iommu_group))",
+    );
+    let image = Image::build(&parts, &script, &modules)?;
+    let options = Options {
+        socket: Some(backend.socket.clone()),
+        arguments: ["-device", "intel-iommu,intremap=on"]
+            .map(OsString::from)
+            .to_vec(),
+        append: "intel_iommu=on".to_owned(),
+        ..Options::default()
+    };
+    let mut guest = Guest::boot(&Qemu::from_environment()?, &image, options)?;
+    assert_eq!(guest.wait()?, Some(0), "{}", guest.console());
+    Ok(())
+}
+
 /// QEMU's words when it is started with `arguments` and gives up.
 fn refusal(arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = Qemu::from_environment()?.command();
@@ -392,12 +424,52 @@ fn the_properties_are_described() -> anyhow::Result<()> {
 /// Whatever a shell runs on the way to QEMU has the device loaded, too.
 #[test]
 fn other_programs_are_not_disturbed() -> anyhow::Result<()> {
+    let Some(device) = Qemu::from_environment()?.preload else {
+        return Ok(());
+    };
     let mut command = Command::new("true");
-    command.env("LD_PRELOAD", Qemu::from_environment()?.preload);
+    command.env("LD_PRELOAD", device);
     let output = command::run(&mut command, Duration::from_secs(60))?;
     assert_eq!(
         (output.ending().as_str(), output.stderr.as_str()),
         ("exit 0", "")
     );
+    Ok(())
+}
+
+/// A stable update of the distribution moves fields of QEMU's structures without changing its version.
+#[test]
+fn another_build_of_qemu_is_refused_by_name() -> anyhow::Result<()> {
+    let mut qemu = Qemu::from_environment()?;
+    let Some(device) = qemu.preload else {
+        return Ok(());
+    };
+    let version = Command::new(&qemu.binary).arg("--version").output()?.stdout;
+    let version = String::from_utf8(version)?;
+    let package = version
+        .lines()
+        .next()
+        .and_then(|line| line.split_once(" (")?.1.strip_suffix(')'))
+        .context("a package string")?;
+    // The same device, built for a package of another name.
+    let mut bytes = std::fs::read(device)?;
+    let at = bytes
+        .windows(package.len())
+        .position(|window| window == package.as_bytes())
+        .context("the device knows the package")?;
+    bytes[at] = b'X';
+    let other = tempfile::NamedTempFile::new()?;
+    std::fs::write(other.path(), bytes)?;
+    qemu.preload = Some(other.path().to_owned());
+
+    let mut command = qemu.command();
+    command.args(["-device", "vhost-user-vgpu-pci,help"]);
+    let output = command::run(&mut command, Duration::from_secs(60))?;
+    // QEMU's exit status is 0 even for the help of a device that it does not know.
+    assert_eq!(output.stdout, "");
+    let said = output.stderr;
+    assert!(said.contains(&format!("({package})")), "{said}");
+    assert!(said.contains(&format!("(X{})", &package[1..])), "{said}");
+    assert!(said.contains("not found"), "{said}");
     Ok(())
 }

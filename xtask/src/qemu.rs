@@ -2,17 +2,19 @@
 //! and loaded into its own binary.
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use vgpu_e2e::qemu::Qemu;
+use vgpu_e2e::guest::GUEST;
+use vgpu_e2e::qemu::{BINARY, Qemu};
 
 use crate::apt::{self, Apt};
 use crate::shell::{copy, create_folder, display, exists, fresh_folder, run_quietly, say};
-use crate::{fetch, places, system};
+use crate::{dist, fetch, guest, places, system};
 
 /// The program that the device is loaded into.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -45,6 +47,9 @@ pub struct Options {
     /// Where `--install` puts it.
     #[arg(long, value_name = "PREFIX", default_value = "/usr/local")]
     prefix: PathBuf,
+    /// Lay out QEMU, the device, its libraries and firmware, and a guest's parts in FOLDER, for a machine without a network.
+    #[arg(long, value_name = "FOLDER")]
+    bundle: Option<PathBuf>,
     /// QEMU's own arguments; without any, only say where things are.
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -53,15 +58,19 @@ pub struct Options {
 /// Prepares, then becomes QEMU.
 pub fn qemu(options: &Options) -> anyhow::Result<()> {
     let qemu = prepare_from(options.source.as_deref())?;
+    let device = qemu.preload.as_deref().unwrap_or(Path::new("built in"));
     if options.install {
-        return install(&qemu, &options.prefix);
+        return install(&qemu.binary, device, &options.prefix);
+    }
+    if let Some(folder) = &options.bundle {
+        return bundle(&qemu.binary, device, folder);
     }
     if options.arguments.is_empty() {
         println!("QEMU:      {}", qemu.binary.display());
-        println!("device:    {}", qemu.preload.display());
+        println!("device:    {}", device.display());
         println!(
             "start it:  LD_PRELOAD={} {} … -device vhost-user-vgpu-pci,chardev=…",
-            qemu.preload.display(),
+            device.display(),
             qemu.binary.display()
         );
         println!("or:        cargo xtask qemu -- …");
@@ -100,9 +109,15 @@ fn prepare_from(source: Option<&Path>) -> anyhow::Result<Qemu> {
         make_headers(&version, source, &folder)?;
     }
     let preload = compile(&folder)?;
+    if preload.to_string_lossy().contains([' ', ':']) {
+        bail!(
+            "the loader cannot preload {}: move the repository to a path without spaces and colons",
+            preload.display()
+        );
+    }
     Ok(Qemu {
         binary: find(PROGRAM)?,
-        preload,
+        preload: Some(preload),
         arguments: Vec::new(),
     })
 }
@@ -312,13 +327,14 @@ fn pinned<'a>(list: &'a str, name: &str) -> Option<&'a str> {
 fn keep_headers(tree: &Path, headers: &Path) -> anyhow::Result<()> {
     fresh_folder(headers)?;
     for part in ["include", "linux-headers", "host/include", "build"] {
-        copy_headers(&tree.join(part), &headers.join(part))?;
+        copy_files(&tree.join(part), &headers.join(part), &["h", "inc"])?;
     }
     std::fs::write(headers.join("complete"), "")?;
     Ok(())
 }
 
-fn copy_headers(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Copies the files whose names end so, with their folders.
+fn copy_files(from: &Path, to: &Path, extensions: &[&str]) -> anyhow::Result<()> {
     for entry in
         std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?
     {
@@ -326,11 +342,11 @@ fn copy_headers(from: &Path, to: &Path) -> anyhow::Result<()> {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         // Follows links: linux-headers/asm is one.
         if path.is_dir() {
-            copy_headers(&path, &target)?;
+            copy_files(&path, &target, extensions)?;
         } else if path.is_file()
             && path
                 .extension()
-                .is_some_and(|extension| extension == "h" || extension == "inc")
+                .is_some_and(|is| extensions.iter().any(|wanted| is == *wanted))
         {
             create_folder(to)?;
             copy(&path, &target)?;
@@ -400,8 +416,113 @@ fn find(program: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is not in PATH"))
 }
 
+/// That a QEMU made here knows the device. Its exit status does not tell.
+fn check_device(qemu: &Path) -> anyhow::Result<()> {
+    let output = Command::new(qemu)
+        .args(["-device", "vhost-user-vgpu-pci,help"])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", qemu.display()))?;
+    if !String::from_utf8_lossy(&output.stdout).contains("virtio-id=") {
+        bail!(
+            "{} does not know the device: {}",
+            qemu.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// Starts the QEMU of a bundle: with its own loader and libraries, as the machine's may be older or missing.
+const START: &str = r#"#!/bin/sh
+here=$(dirname "$(dirname "$(readlink -f "$0")")")
+unset LD_PRELOAD
+exec "$here/lib/ld-linux-x86-64.so.2" --library-path "$here/lib" --preload "$here/lib/vhost-user-vgpu.so" \
+    "$here/lib/qemu-system-x86_64" -L "$here/firmware" "$@"
+"#;
+
+/// Modules by which a guest's driver may reach the device.
+const MODULES: [&str; 3] = ["drivers/vfio", "drivers/uio", "virt/lib"];
+
+/// `bin/qemu`, which needs nothing of the system, and `guest`, the folder that tests in a guest are pointed to.
+fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
+    let parts = guest::prepare()?;
+    fresh_folder(folder)?;
+    for part in ["bin", "lib", "firmware", "guest"] {
+        create_folder(&folder.join(part))?;
+    }
+    let lib = folder.join("lib");
+    copy(qemu, &lib.join(PROGRAM))?;
+    copy(device, &lib.join("vhost-user-vgpu.so"))?;
+    let libraries = Command::new("ldd").arg(qemu).output()?;
+    // `libz.so.1 => /lib/…/libz.so.1 (0x…)`, and the loader without an arrow.
+    for line in String::from_utf8_lossy(&libraries.stdout).lines() {
+        let path = line.split_whitespace().find(|word| word.starts_with('/'));
+        if let Some(path) = path.map(Path::new)
+            && let Some(name) = path.file_name()
+        {
+            copy(path, &lib.join(name))?;
+        }
+    }
+    for folder_of_system in ["/usr/share/qemu", "/usr/share/seabios"] {
+        for name in [
+            "bios-256k.bin",
+            "kvmvapic.bin",
+            "linuxboot_dma.bin",
+            "pvh.bin",
+        ] {
+            let file = Path::new(folder_of_system).join(name);
+            if file.exists() {
+                copy(&file, &folder.join("firmware").join(name))?;
+            }
+        }
+    }
+    copy(&parts.kernel, &folder.join("guest/kernel"))?;
+    copy(&parts.busybox, &folder.join("guest/busybox"))?;
+    for part in MODULES {
+        let from = parts.modules.join("kernel").join(part);
+        copy_files(
+            &from,
+            &folder.join("guest/modules/kernel").join(part),
+            &["ko"],
+        )?;
+    }
+    let start = folder.join("bin/qemu");
+    std::fs::write(&start, START)?;
+    std::fs::set_permissions(&start, std::fs::Permissions::from_mode(0o755))?;
+    check_device(&start)?;
+    let bytes = dist::weight(folder)?;
+    say(&format!(
+        "{} is ready, {} MiB",
+        folder.display(),
+        bytes >> 20
+    ));
+    println!(
+        "tests there: {BINARY}={}/bin/qemu {GUEST}={}/guest",
+        folder.display(),
+        folder.display()
+    );
+    Ok(())
+}
+
+/// What else a host with libvirt needs. The rules were written after the policies' documentation and not tried.
+const POLICY: &str = "\
+libvirt:   <emulator>BINARY</emulator>, see docs/virtual-machines.md
+AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu (not tried):
+             BINARY rmix,
+             LIBRARY rm,
+             /run/vgpu/*.sock rw,
+           and to /etc/apparmor.d/local/usr.sbin.libvirtd:
+             BINARY PUx,
+           then: systemctl reload apparmor
+SELinux:   (not tried)
+             semanage fcontext -a -t qemu_exec_t BINARY
+             semanage fcontext -a -t lib_t LIBRARY
+             restorecon -v BINARY LIBRARY
+After an update of QEMU install again: the copy does not load the modules of another version.";
+
 /// A copy of the binary with the device among the libraries it needs: no environment, so libvirt can start it.
-fn install(qemu: &Qemu, prefix: &Path) -> anyhow::Result<()> {
+fn install(qemu: &Path, device: &Path, prefix: &Path) -> anyhow::Result<()> {
     if !exists("patchelf", &["--version"]) {
         Apt::open()?.install(&["patchelf"], None)?;
     }
@@ -409,7 +530,7 @@ fn install(qemu: &Qemu, prefix: &Path) -> anyhow::Result<()> {
     create_folder(&folder)?;
     let library = folder.join("vhost-user-vgpu.so");
     let binary = folder.join(PROGRAM);
-    for (from, to) in [(&qemu.preload, &library), (&qemu.binary, &binary)] {
+    for (from, to) in [(device, &library), (qemu, &binary)] {
         let new = to.with_extension("new");
         copy(from, &new)?;
         std::fs::rename(&new, to)?;
@@ -420,36 +541,13 @@ fn install(qemu: &Qemu, prefix: &Path) -> anyhow::Result<()> {
             .arg(&library)
             .arg(&binary),
     )?;
-    let probe = Command::new(&binary)
-        .args(["-device", "vhost-user-vgpu-pci,help"])
-        .stdin(Stdio::null())
-        .output()?;
-    if !probe.status.success() {
-        bail!(
-            "the copy does not know the device: {}",
-            String::from_utf8_lossy(&probe.stderr).trim()
-        );
-    }
+    check_device(&binary)?;
     say(&format!("installed {}", binary.display()));
-    println!("libvirt:   <emulator>{}</emulator>", binary.display());
-    println!("AppArmor:  add to /etc/apparmor.d/abstractions/libvirt-qemu, then reload apparmor:");
-    println!("             {} rmix,", binary.display());
-    println!("             {} rm,", library.display());
     println!(
-        "SELinux:   semanage fcontext -a -t qemu_exec_t {}",
-        binary.display()
-    );
-    println!(
-        "           semanage fcontext -a -t lib_t {}",
-        library.display()
-    );
-    println!(
-        "           restorecon -v {} {}",
-        binary.display(),
-        library.display()
-    );
-    println!(
-        "After an update of QEMU install again; the old copy goes on working with what it was made from."
+        "{}",
+        POLICY
+            .replace("BINARY", &binary.display().to_string())
+            .replace("LIBRARY", &library.display().to_string())
     );
     Ok(())
 }

@@ -47,6 +47,28 @@ impl GuestParts {
         Ok(parts)
     }
 
+    /// The modules for VFIO, as files for [`Image::build`]: to be loaded by `insmod /lib/modules/NAME.ko` in the order of
+    /// the list. Only those that this kernel has apart.
+    #[must_use]
+    pub fn vfio_modules(&self) -> Vec<(PathBuf, String)> {
+        [
+            "virt/lib/irqbypass.ko",
+            "drivers/vfio/vfio.ko",
+            "drivers/vfio/vfio_iommu_type1.ko",
+            "drivers/vfio/vfio_virqfd.ko",
+            "drivers/vfio/pci/vfio-pci-core.ko",
+            "drivers/vfio/pci/vfio-pci.ko",
+        ]
+        .into_iter()
+        .filter_map(|module| {
+            let path = self.modules.join("kernel").join(module);
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            path.exists()
+                .then(|| (path, format!("/lib/modules/{name}")))
+        })
+        .collect()
+    }
+
     /// From [`GUEST`].
     ///
     /// # Errors
