@@ -41,6 +41,7 @@ macro_rules! parameter {
 /// Writes a new handle; other results stay as the caller initialised them.
 macro_rules! result {
     (new $arg:ident $ty:ty) => {
+        // SAFETY: the worker gives room for a result, or null.
         if let Some(result) = unsafe { $arg.as_mut() } {
             *result = <$ty as Scalar>::from_word(fresh());
         }
@@ -59,7 +60,6 @@ macro_rules! willing_driver {
             $(
                 #[allow(non_snake_case)]
                 unsafe extern "C" fn $name($($arg: parameter!($dir $ty)),*) -> CUresult {
-                    // SAFETY: the worker gives room for a result, or null.
                     $( result!($dir $arg $ty); )*
                     CUresult::SUCCESS
                 }
