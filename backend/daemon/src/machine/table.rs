@@ -38,7 +38,7 @@ impl Region {
     pub fn new(address: u64, len: u64, user: u64, offset: u64, file: File) -> Result<Region> {
         let stat = fstat(&file).context("the file behind the guest's RAM cannot be looked at")?;
         let system = fstatfs(&file).context("the file behind the guest's RAM is of no system")?;
-        let page = if i64::from(system.f_type) == HUGETLBFS {
+        let page = if system.f_type == HUGETLBFS {
             u64::try_from(system.f_bsize).unwrap_or(u64::MAX)
         } else {
             4096
