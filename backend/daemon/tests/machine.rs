@@ -459,6 +459,57 @@ fn a_killed_daemon_leaves_no_worker_and_the_next_one_serves_the_machine() {
 }
 
 #[test]
+fn a_worker_that_does_not_stand_still_is_ended_and_the_pause_goes_on() {
+    let (daemon, guest) = boot();
+    let (control, heap) = guest.usual();
+    let number = guest.open_idle(&control, &heap).unwrap();
+    let (_, client) = guest.open();
+    let stuck = Pid::from_raw(daemon.workers()[0]).unwrap();
+    kill_process(stuck, Signal::STOP).unwrap();
+    guest.stop();
+    assert_eq!(daemon.workers().len(), 1);
+    guest.start();
+    guest.wait_notice(NOTICE_ENDED, number);
+    ping(&client);
+}
+
+#[test]
+fn a_restarted_daemon_serves_nobody_while_an_old_worker_lives() {
+    let (mut daemon, guest) = boot();
+    let (control, heap) = guest.usual();
+    guest.open_idle(&control, &heap).unwrap();
+    let old = Pid::from_raw(daemon.workers()[0]).unwrap();
+    kill_process(old, Signal::STOP).unwrap();
+    daemon.replace_for_machine();
+    guest.disconnect();
+    guest.forget_queues();
+    let served = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            guest.connect(&daemon.machine_socket());
+            served.store(true, Ordering::Release);
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!served.load(Ordering::Acquire));
+        kill_process(old, Signal::KILL).unwrap();
+    });
+    guest.start();
+    assert_eq!(guest.hello(9), LinkStatus::Ok);
+    guest.open_idle(&control, &heap).unwrap();
+}
+
+#[test]
+fn the_capabilities_are_printed_as_json() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"))
+        .arg("--print-capabilities")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.trim(), r#"{"type":"vgpu","features":[]}"#);
+}
+
+#[test]
 fn sigterm_ends_machine_and_workers_in_order() {
     let (mut daemon, guest) = boot();
     guest.open_idle(&guest.usual().0, &guest.pages(2)).unwrap();
