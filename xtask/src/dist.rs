@@ -46,10 +46,8 @@ pub fn dist() -> anyhow::Result<PathBuf> {
     symlink("libcuda.so.1", &dist.join("lib/libcuda.so"))?;
     let descriptor = "share/qemu/vhost-user/50-vgpu.json";
     create_folder(&dist.join("share/qemu/vhost-user"))?;
-    std::fs::copy(
-        places::root().join("backend/daemon").join(descriptor),
-        dist.join(descriptor),
-    )?;
+    let from = places::root().join("backend/daemon").join(descriptor);
+    copy(&from, &dist.join(descriptor))?;
     let bytes = weight(&dist.join("bin"))? + weight(&dist.join("lib"))?;
     if bytes > LIMIT_BYTES {
         bail!(
