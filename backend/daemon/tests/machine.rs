@@ -475,11 +475,24 @@ fn a_worker_that_does_not_stand_still_is_ended_and_the_pause_goes_on() {
 
 #[test]
 fn a_restarted_daemon_serves_nobody_while_an_old_worker_lives() {
+    use rustix::fs::{FlockOperation, flock};
     let (mut daemon, guest) = boot();
     let (control, heap) = guest.usual();
     guest.open_idle(&control, &heap).unwrap();
-    let old = Pid::from_raw(daemon.workers()[0]).unwrap();
-    kill_process(old, Signal::STOP).unwrap();
+    let path = daemon.machine_socket().with_extension("sock.lock");
+    // A worker has the descriptor with the lock. It cannot be seen where workers are not ours to look at.
+    let worker = daemon.workers()[0];
+    if let Ok(entries) = std::fs::read_dir(format!("/proc/{worker}/fd")) {
+        let is_lock = |entry: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_link(entry.unwrap().path()).is_ok_and(|target| target == path)
+        };
+        assert!(entries.into_iter().any(is_lock));
+    }
+    let lock = std::fs::File::open(&path).unwrap();
+    assert!(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err());
+    daemon.signal(Signal::KILL);
+    // This test stands for a worker that lives on.
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
     daemon.replace_for_machine();
     guest.disconnect();
     guest.forget_queues();
@@ -491,7 +504,7 @@ fn a_restarted_daemon_serves_nobody_while_an_old_worker_lives() {
         });
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert!(!served.load(Ordering::Acquire));
-        kill_process(old, Signal::KILL).unwrap();
+        drop(lock);
     });
     guest.start();
     assert_eq!(guest.hello(9), LinkStatus::Ok);
