@@ -1,8 +1,9 @@
 //! Targets of the channel: what a client can write into the command ring and send over the link.
 
 use vgpu_channel::control::{ControlLayout, HEADER_PAGE, Header};
-use vgpu_channel::link::Hello;
+use vgpu_channel::link::{Hello, virtio};
 use vgpu_channel::ring::{Consumer, Corrupt, MAX_PAYLOAD, RecordBuf, RingMemory, SLOT_BYTES};
+use vgpu_channel::segment::SEGMENT_ALIGN;
 use vgpu_channel::shm::View;
 use vgpu_channel::sync::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, IntoBytes};
@@ -113,6 +114,26 @@ pub fn ring_consumer(data: &[u8]) {
             );
         }
     }
+}
+
+/// A request of a virtual machine's driver.
+pub fn virtio_request(data: &[u8]) {
+    let lists = match virtio::parse(data) {
+        Ok(virtio::Order::Open { control, heap, .. }) => vec![control, heap],
+        Ok(virtio::Order::Grow { pieces, .. }) => vec![pieces],
+        Ok(_) | Err(_) => return,
+    };
+    let mut total = 0;
+    for list in lists {
+        assert!(!list.is_empty());
+        total += list.len();
+        for piece in list {
+            assert!(piece.len > 0 && piece.len % SEGMENT_ALIGN == 0);
+            assert!(piece.address % SEGMENT_ALIGN == 0);
+            assert!(piece.address.checked_add(piece.len).is_some());
+        }
+    }
+    assert!(total <= virtio::MAX_PIECES && data.len() <= virtio::MAX_REQUEST);
 }
 
 /// The first message of a client.

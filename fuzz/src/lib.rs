@@ -11,6 +11,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("ring_consumer", channel::ring_consumer),
     ("hello", channel::hello),
+    ("virtio_request", channel::virtio_request),
     ("control_header", channel::control_header),
     ("record_dispatch", worker::record_dispatch),
 ];

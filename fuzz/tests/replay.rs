@@ -65,6 +65,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             [vec![0; 95], vec![0xff; 9]].concat(),
         ),
     ];
+    all.extend(requests());
     // One record of each call, with words that are small numbers, which many checks let pass.
     for call in CALLS.iter().filter(|call| call.place != Place::Guest) {
         let record = |payload: usize| {
@@ -79,6 +80,63 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         all.push(("record_dispatch", call.name.to_owned(), input));
     }
     all
+}
+
+/// Requests of each kind.
+fn requests() -> Vec<(&'static str, String, Vec<u8>)> {
+    use vgpu_channel::link::virtio::*;
+    let request = |kind, channel| Request {
+        kind,
+        reserved: 0,
+        channel,
+    };
+    let piece = |page: u64| Piece {
+        address: page << 21,
+        len: 2 << 20,
+    };
+    let hello = SessionHello {
+        session: 7,
+        major: 1,
+        minor: 0,
+        flags: 0,
+    };
+    let open = Open {
+        user: 1000,
+        process: 42,
+        control_pieces: 1,
+        heap_pieces: 2,
+        hello: Hello::new(0, 0),
+    };
+    let grow = Grow {
+        id: 1,
+        pieces: 2,
+        reserved: 0,
+    };
+    let pieces = [piece(3), piece(1), piece(8)];
+    let bytes = |name: &str, parts: &[&[u8]]| ("virtio_request", name.to_owned(), parts.concat());
+    vec![
+        bytes(
+            "hello",
+            &[request(KIND_HELLO, 0).as_bytes(), hello.as_bytes()],
+        ),
+        bytes(
+            "open",
+            &[
+                request(KIND_OPEN, 1).as_bytes(),
+                open.as_bytes(),
+                pieces.as_bytes(),
+            ],
+        ),
+        bytes(
+            "grow",
+            &[
+                request(KIND_GROW, 1).as_bytes(),
+                grow.as_bytes(),
+                pieces[1..].as_bytes(),
+            ],
+        ),
+        bytes("close", &[request(KIND_CLOSE, 1).as_bytes()]),
+    ]
 }
 
 #[test]

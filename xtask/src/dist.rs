@@ -1,4 +1,5 @@
-//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` and its link `libcuda.so`.
+//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` and its link `libcuda.so`, and the
+//! daemon's descriptor for programs that start vhost-user daemons.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,6 +44,10 @@ pub fn dist() -> anyhow::Result<PathBuf> {
         install(&release.join(from), &dist.join(to))?;
     }
     symlink("libcuda.so.1", &dist.join("lib/libcuda.so"))?;
+    let descriptor = "share/qemu/vhost-user/50-vgpu.json";
+    create_folder(&dist.join("share/qemu/vhost-user"))?;
+    let from = places::root().join("backend/daemon").join(descriptor);
+    copy(&from, &dist.join(descriptor))?;
     let bytes = weight(&dist.join("bin"))? + weight(&dist.join("lib"))?;
     if bytes > LIMIT_BYTES {
         bail!(

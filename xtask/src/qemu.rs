@@ -445,7 +445,10 @@ exec "$here/lib/ld-linux-x86-64.so.2" --library-path "$here/lib" --preload "$her
 const MODULES: [&str; 3] = ["drivers/vfio", "drivers/uio", "virt/lib"];
 
 /// `bin/qemu`, which needs nothing of the system, and `guest`, the folder that tests in a guest are pointed to.
-fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When a part is missing, or the bundle does not know the device.
+pub fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
     let parts = guest::prepare()?;
     fresh_folder(folder)?;
     for part in ["bin", "lib", "firmware", "guest"] {

@@ -2,6 +2,8 @@
 //! is escaped, cut to a length and to a rate before it gets into the log.
 
 use crate::options::LogLevel;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -43,6 +45,47 @@ pub fn start_worker(level: LogLevel) {
         .with_level(false)
         .with_writer(std::io::stderr)
         .init();
+}
+
+/// A limit on what somebody outside can have logged: [`LINES`] within [`PERIOD`].
+#[derive(Debug)]
+pub struct Limit {
+    state: Mutex<(Instant, u32, u64)>,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new((Instant::now(), 0, 0)),
+        }
+    }
+}
+
+impl Limit {
+    /// Logs a warning, unless there were too many lately. How many were left out is said with the next one.
+    pub fn warn(&self, line: fmt::Arguments<'_>) {
+        if let Some(left_out) = self.take() {
+            if left_out > 0 {
+                tracing::warn!("{left_out} more lines not logged");
+            }
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// Whether a line may be logged, with how many before it were not.
+    fn take(&self) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, lines, left_out) = &mut *state;
+        if since.elapsed() >= PERIOD {
+            (*since, *lines) = (Instant::now(), 0);
+        }
+        if *lines >= LINES {
+            *left_out += 1;
+            return None;
+        }
+        *lines += 1;
+        Some(std::mem::take(left_out))
+    }
 }
 
 /// Lines from one worker on their way into the log.
@@ -112,6 +155,15 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_complaints_is_cut() {
+        let limit = Limit::default();
+        let logged = (0..LINES + 7).filter(|_| limit.take().is_some()).count();
+        assert_eq!(logged, LINES as usize);
+        limit.state.lock().unwrap().0 -= PERIOD;
+        assert_eq!((limit.take(), limit.take()), (Some(7), Some(0)));
+    }
 
     #[test]
     fn a_flood_of_lines_is_cut() {

@@ -29,7 +29,7 @@ pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
 pub const MEMORY_PIECES: u32 = 1;
 /// Files that the pieces of one message can lie in.
-pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 3;
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 4;
 /// Pieces that one message can list.
 pub const MAX_PIECES: usize = 4096;
 /// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
@@ -42,7 +42,8 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 pub const PATH_BYTES: usize = 112;
 
 /// The message. With it come, in this order: doorbell, wake, and either control segment and heap segment, or the list of
-/// pieces (those of the control segment first) and the files they lie in.
+/// pieces (those of the control segment first), a lock, and the files they lie in. The worker holds the lock as long as it
+/// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Setup {
@@ -111,6 +112,8 @@ impl Setup {
             }
             MEMORY_PIECES => {
                 let list = next()?;
+                // Held until the process is gone, whatever ends it.
+                std::mem::forget(next()?);
                 let counts = [setup.control_pieces as usize, setup.heap_pieces as usize];
                 let files: Arc<[OwnedFd]> = fds.by_ref().collect();
                 let mut lists = read_pieces(&list, &files, &counts)?;

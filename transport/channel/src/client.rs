@@ -128,6 +128,22 @@ impl Channel {
         Channel::open(socket, Segments::new(reservation, Side::Client), timeout)
     }
 
+    /// As [`Channel::over`], in segments of which the caller mapped some already, with [`Side::Both`]. This is how a test
+    /// stands for a machine whose memory it laid out itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Channel::connect`].
+    pub fn in_segments(
+        socket: Socket,
+        hello: &Hello,
+        segments: Arc<Segments>,
+        timeout: Duration,
+    ) -> Result<Channel, ConnectError> {
+        socket.send(hello.as_bytes(), &[])?;
+        Channel::open(socket, segments, timeout)
+    }
+
     /// Waits for the welcome and sets the channel up in `segments`.
     pub(crate) fn open(
         socket: Socket,

@@ -4,7 +4,7 @@ use super::ring::Chain;
 use super::table::Files;
 use crate::client::Terms;
 use crate::process::Worker;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Hello, Welcome};
@@ -128,6 +128,7 @@ impl Channel {
         segments: &Segments<'_>,
         terms: &Terms,
         cache: Option<&Path>,
+        lock: BorrowedFd<'_>,
         chain: Chain,
     ) -> Result<Channel, (Chain, std::io::Error)> {
         let begin = |segments: &Segments<'_>| {
@@ -148,7 +149,7 @@ impl Channel {
                 listen: [0; PATH_BYTES],
                 hello: open.hello,
             };
-            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), list.as_fd()];
+            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), list.as_fd(), lock];
             fds.extend(segments.files.descriptors());
             let worker = Worker::start(&open.hello, cache, terms.level)?;
             // A fresh socket has room for one message.

@@ -8,8 +8,11 @@
 use super::ring::Place;
 use super::table::{Region, Table};
 use crate::machine::{CONFIG_BYTES, QUEUE_SIZE, QUEUES};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -109,10 +112,16 @@ impl LoopEnd {
 ///
 /// # Errors
 /// When there can be no thread.
-pub fn listen(listener: UnixListener, config: DeviceConfig, loop_end: LoopEnd) -> io::Result<()> {
+pub fn listen(
+    listener: UnixListener,
+    lock: OwnedFd,
+    config: DeviceConfig,
+    loop_end: LoopEnd,
+) -> io::Result<()> {
     std::thread::Builder::new()
         .name("vhost-user".to_owned())
         .spawn(move || {
+            wait_for_old_workers(&lock);
             loop {
                 match listener.accept() {
                     Ok((stream, _)) => {
@@ -128,6 +137,20 @@ pub fn listen(listener: UnixListener, config: DeviceConfig, loop_end: LoopEnd) -
             }
         })
         .map(drop)
+}
+
+/// Waits for the lock that a killed daemon's workers hold until they are gone.
+fn wait_for_old_workers(lock: &OwnedFd) {
+    if flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        return;
+    }
+    tracing::warn!("workers of an older daemon are still alive: nobody is served before they end");
+    while let Err(error) = flock(lock, FlockOperation::LockExclusive) {
+        if error != Errno::INTR {
+            tracing::error!("the lock cannot be taken: {error}");
+            return;
+        }
+    }
 }
 
 /// Serves the front-end at the other end of a connection. An error means that the loop has ended.

@@ -23,13 +23,16 @@ mod ring;
 mod table;
 
 use crate::client::Terms;
+use crate::log::Limit;
 use crate::options::Options;
 use anyhow::{Context, Result, bail};
 use channel::{Answer, Channel, Segments, Stage, refuse_growth, refuse_open};
 use front::{LoopEnd, Message};
 use ring::{Chain, Ring};
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -98,6 +101,9 @@ pub struct Machine {
     event: Arc<Event>,
     /// Removed at the end.
     path: Option<PathBuf>,
+    /// Held by this daemon and its workers; see [`lock_file`].
+    lock: OwnedFd,
+    complaints: Limit,
     /// Channels at once.
     max_channels: usize,
     control_bytes: u64,
@@ -155,6 +161,22 @@ fn bind(path: &Path) -> Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
 }
 
+/// A file beside the socket, which the front-end's thread locks before it serves anybody. The lock is shared by all who hold
+/// the descriptor, workers too, so a daemon that was killed and started again waits until nothing maps the guest's RAM.
+fn lock_file(listener: &UnixListener) -> Result<OwnedFd> {
+    let address = listener.local_addr()?;
+    let Some(path) = address.as_pathname() else {
+        tracing::warn!("the socket has no path: a restarted daemon will not wait for old workers");
+        return Ok(memfd_create("vgpu-lock", MemfdFlags::CLOEXEC)?);
+    };
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .with_context(|| format!("{} cannot be opened", path.display()))
+}
+
 impl Machine {
     /// Serves a machine if the options say so.
     ///
@@ -181,7 +203,8 @@ impl Machine {
             messages: sender,
             event: Arc::clone(&event),
         };
-        front::listen(listener, config, loop_end)?;
+        let lock = lock_file(&listener)?;
+        front::listen(listener, lock.try_clone()?, config, loop_end)?;
         match &path {
             Some(path) => tracing::info!("waiting for a virtual machine on {}", path.display()),
             None => tracing::info!("waiting for a virtual machine on the socket handed over"),
@@ -190,6 +213,8 @@ impl Machine {
             messages,
             event,
             path,
+            lock,
+            complaints: Limit::default(),
             max_channels: options.max_clients,
             control_bytes: ControlLayout::new(terms.ring_slots).size,
             // Never one that another machine uses: only where the operator names one.
@@ -584,11 +609,14 @@ impl Machine {
         let order = match parse(bytes) {
             Ok(order) if chain.len >= room(bytes) => order,
             Ok(_) => {
-                tracing::warn!("a request from the guest has no room for its answer");
+                self.complaints.warn(format_args!(
+                    "a request from the guest has no room for its answer"
+                ));
                 return self.give_closed(&chain, LinkStatus::Malformed);
             }
             Err(error) => {
-                tracing::warn!("a request from the guest is refused: {error}");
+                self.complaints
+                    .warn(format_args!("a request from the guest is refused: {error}"));
                 return self.give_closed(&chain, LinkStatus::Malformed);
             }
         };
@@ -605,7 +633,8 @@ impl Machine {
             } => match self.admit(channel, &open, &control) {
                 Ok(()) => self.open(chain, channel, &open, &control, &heap, terms),
                 Err(status) => {
-                    tracing::warn!("channel {channel} is not opened: {status}");
+                    self.complaints
+                        .warn(format_args!("channel {channel} is not opened: {status}"));
                     Some(refuse_open(chain, status))
                 }
             },
@@ -621,11 +650,10 @@ impl Machine {
 
     fn hello(&mut self, chain: Chain, hello: &SessionHello) {
         if hello.major != MAJOR {
-            tracing::warn!(
+            self.complaints.warn(format_args!(
                 "the agent in the guest has version {}.{}, which is not served",
-                hello.major,
-                hello.minor
-            );
+                hello.major, hello.minor
+            ));
             return self.welcome_session(&chain, LinkStatus::Version);
         }
         if self
@@ -707,13 +735,15 @@ impl Machine {
                 files,
             },
             Err(status) => {
-                tracing::warn!("channel {number} is not opened: {status}");
+                self.complaints
+                    .warn(format_args!("channel {number} is not opened: {status}"));
                 return Some(refuse_open(chain, status));
             }
         };
         tracing::info!("{}", Channel::introduce(number, open));
         let cache = self.cache.as_deref();
-        match Channel::start(number, open, &segments, terms, cache, chain) {
+        let lock = self.lock.as_fd();
+        match Channel::start(number, open, &segments, terms, cache, lock, chain) {
             Ok(channel) => {
                 self.next = id;
                 self.claim(id, &all);
@@ -747,7 +777,9 @@ impl Machine {
         for piece in lists.iter().copied().flatten() {
             let (start, end) = (piece.address, piece.address.saturating_add(piece.len));
             if overlaps(&self.claims, start, end) || overlaps(&own, start, end) {
-                tracing::warn!("a piece at {start:#x} belongs to a channel already");
+                self.complaints.warn(format_args!(
+                    "a piece at {start:#x} belongs to a channel already"
+                ));
                 return Err(LinkStatus::Denied);
             }
             own.insert(start, (end, id));
@@ -761,7 +793,7 @@ impl Machine {
         let mut maps = maps;
         for (list, pieces) in resolved.iter_mut().zip(lists) {
             *list = self.table.resolve(pieces, &mut files).map_err(|error| {
-                tracing::warn!("{error}");
+                self.complaints.warn(format_args!("{error}"));
                 match error {
                     Unusable::Files => LinkStatus::NoMemory,
                     _ => LinkStatus::Denied,
@@ -791,7 +823,8 @@ impl Machine {
         pinned: u64,
     ) -> Option<Answer> {
         let refuse = |chain, status| {
-            tracing::warn!("channel {number} does not grow: {status}");
+            self.complaints
+                .warn(format_args!("channel {number} does not grow: {status}"));
             Some(refuse_growth(chain, id, status))
         };
         let Some(own) = self.find(number) else {

@@ -71,8 +71,7 @@ impl Ring {
         }
         let used = queue.used_idx(memory, Ordering::Acquire)?;
         queue.set_next_used(used.0);
-        // The loop must not be held up by a descriptor that somebody else fills or empties.
-        let _ = rustix::io::ioctl_fionbio(&kick, true);
+        make_harmless(&kick);
         let mut ring = Ring {
             queue,
             kick,
@@ -97,7 +96,7 @@ impl Ring {
     /// Changes how the driver is told.
     pub fn set_call(&mut self, call: Option<File>) {
         if let Some(call) = &call {
-            let _ = rustix::io::ioctl_fionbio(call, true);
+            make_harmless(call);
         }
         self.call = call;
     }
@@ -192,6 +191,12 @@ impl Ring {
             u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0
         })
     }
+}
+
+/// The loop must not be held up by a descriptor that somebody else fills or empties, and no other program inherits it.
+fn make_harmless(file: &File) {
+    let _ = rustix::io::ioctl_fionbio(file, true);
+    let _ = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);
 }
 
 /// Spreads bytes over what a chain has room for. Whether all were written.

@@ -36,9 +36,11 @@ impl Region {
     /// # Errors
     /// The system's error.
     pub fn new(address: u64, len: u64, user: u64, offset: u64, file: File) -> Result<Region> {
+        // Whatever the front-end's library did: no program started from here inherits it.
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC)?;
         let stat = fstat(&file).context("the file behind the guest's RAM cannot be looked at")?;
         let system = fstatfs(&file).context("the file behind the guest's RAM is of no system")?;
-        let page = if i64::from(system.f_type) == HUGETLBFS {
+        let page = if system.f_type == HUGETLBFS {
             u64::try_from(system.f_bsize).unwrap_or(u64::MAX)
         } else {
             4096

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod guest;
+
 use std::cell::Cell;
 use std::io::Read;
 use std::path::PathBuf;
@@ -36,7 +38,7 @@ impl Daemon {
     pub fn start(arguments: &[&str]) -> Daemon {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
-        let child = Self::spawn(folder.path().join("vgpu.sock"), arguments);
+        let child = Self::spawn("--listen", folder.path().join("vgpu.sock"), arguments);
         let daemon = Daemon {
             child,
             folder,
@@ -46,9 +48,54 @@ impl Daemon {
         daemon
     }
 
-    fn spawn(socket: PathBuf, arguments: &[&str]) -> Child {
+    /// One that waits for a virtual machine.
+    pub fn for_machine(arguments: &[&str]) -> Daemon {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("machine.sock");
+        let daemon = Daemon {
+            child: Self::spawn("--vhost-user", socket, arguments),
+            folder,
+            _turn: turn,
+        };
+        until(|| daemon.machine_socket().exists());
+        daemon
+    }
+
+    /// Where a virtual machine connects.
+    pub fn machine_socket(&self) -> PathBuf {
+        self.folder.path().join("machine.sock")
+    }
+
+    /// One that is handed the listening socket of a virtual machine as its standard input.
+    pub fn with_socket_handed_over() -> Daemon {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("machine.sock");
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"))
+            .args(["--device", "software", "--fd", "0"])
+            .stdin(std::os::fd::OwnedFd::from(listener))
+            .spawn()
+            .unwrap();
+        Daemon {
+            child,
+            folder,
+            _turn: turn,
+        }
+    }
+
+    /// Kills the daemon and starts another one for the machine.
+    pub fn replace_for_machine(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        self.wait();
+        self.child = Self::spawn("--vhost-user", self.machine_socket(), &[]);
+        until(|| std::os::unix::net::UnixStream::connect(self.machine_socket()).is_ok());
+    }
+
+    fn spawn(option: &str, socket: PathBuf, arguments: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"))
-            .args(["--device", "software", "--listen"])
+            .args(["--device", "software", option])
             .arg(socket)
             .args(arguments)
             .stdin(Stdio::null())
@@ -58,7 +105,7 @@ impl Daemon {
 
     /// Starts another daemon on the same socket.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(self.socket(), &[]);
+        self.child = Self::spawn("--listen", self.socket(), &[]);
         self.wait_until_listening();
     }
 
@@ -108,16 +155,7 @@ impl Daemon {
         let reservation = Reservation::for_client().unwrap();
         let hello = Hello::new(reservation.window().index, 0);
         let channel = Channel::connect(&self.socket(), &hello, reservation)?;
-        let slot = channel.alloc_reply().unwrap();
-        let word = channel.alloc(64, 64).unwrap();
-        Ok(Client {
-            channel,
-            slot,
-            word,
-            sequence: Cell::new(0),
-            scope: Cell::new(0),
-            thread: 0,
-        })
+        Ok(Client::new(channel))
     }
 }
 
@@ -148,6 +186,19 @@ pub struct Client {
 }
 
 impl Client {
+    pub fn new(channel: Channel) -> Client {
+        let slot = channel.alloc_reply().unwrap();
+        let word = channel.alloc(64, 64).unwrap();
+        Client {
+            channel,
+            slot,
+            word,
+            sequence: Cell::new(0),
+            scope: Cell::new(0),
+            thread: 0,
+        }
+    }
+
     pub fn header(&self, call: u16, flags: u16, reply_sequence: u32) -> RecordHeader {
         RecordHeader {
             call,
