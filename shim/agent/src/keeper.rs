@@ -371,7 +371,12 @@ impl Keeper {
                 }
             }
             DROP => {
-                self.kept.remove(&word.id);
+                let dropped = self.kept.remove(&word.id).is_some();
+                tracing::debug!(
+                    "segment {:x} dropped: {dropped}; {} are kept",
+                    word.id,
+                    self.kept.len()
+                );
             }
             SETTLED => {
                 let turn = self.turn;

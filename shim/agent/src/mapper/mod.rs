@@ -81,6 +81,14 @@ pub enum MapperError {
     /// The host does not begin a session.
     #[error("The host refuses a session: {0}; see the log of vhost-user-vgpu on the host")]
     Refused(LinkStatus),
+    /// The device asks for a reset, or was reset by somebody else.
+    #[error(
+        "The device wants to be reset: its daemon on the host went away, or this machine was suspended"
+    )]
+    NeedsReset,
+    /// Nothing answers behind the device.
+    #[error("Nothing answers behind the device: is vhost-user-vgpu running on the host?")]
+    NobodyThere,
     /// The host does not answer.
     #[error("The host did not answer within {GREETING:?}; is vhost-user-vgpu running there?")]
     Silent,
@@ -287,7 +295,7 @@ impl<D: Device> Mapper<D> {
         }
         match self.device.health() {
             Health::Working => Ok(()),
-            Health::NeedsReset => Err(MapperError::Refused(LinkStatus::NoDevice)),
+            Health::NeedsReset => Err(MapperError::NeedsReset),
             Health::Gone => Err(DeviceError::Gone.into()),
         }
     }
@@ -298,7 +306,7 @@ impl<D: Device> Mapper<D> {
         self.device.reset()?;
         let config = self.device.config()?;
         if config.magic != CONFIG_MAGIC {
-            return Err(MapperError::Refused(LinkStatus::NoDevice));
+            return Err(MapperError::NobodyThere);
         }
         if config.major != MAJOR || config.minor.abs_diff(MINOR) > MINOR_DISTANCE {
             return Err(MapperError::Version(config.major, config.minor));
@@ -785,6 +793,7 @@ impl<D: Device> Mapper<D> {
             return Ok(());
         }
         *outstanding += 1;
+        tracing::debug!("channel {number}: {} bytes more", growth.bytes);
         growth.segment = Some(segment);
         Ok(())
     }
@@ -980,7 +989,7 @@ impl<D: Device> Mapper<D> {
             Session::Greeting { deadline } => Some(deadline.saturating_duration_since(now)),
             Session::Ready => None,
         };
-        let nap = (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.next());
+        let nap = (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.take());
         // Rare: a parser that reads slowly is asked again soon.
         let blocked = self
             .parser
@@ -1126,7 +1135,7 @@ fn status_of(bytes: &[u8]) -> LinkStatus {
         Ok((closed, _)) if closed.status != LinkStatus::Ok as u32 => {
             LinkStatus::from_word(closed.status)
         }
-        Ok((_, rest)) if rest.is_empty() => LinkStatus::Ok,
+        Ok((_, [])) => LinkStatus::Ok,
         _ => LinkStatus::Internal,
     }
 }
