@@ -26,6 +26,7 @@ use crate::messages::{
 };
 use crate::pages::{PageError, Taken};
 use crate::queue::QueueError;
+use crate::signal::{self, Signaller};
 use channels::{Channel, Channels, Growth, Stage};
 use memory::{Made, Memory};
 use nap::Nap;
@@ -163,6 +164,7 @@ pub struct Mapper<D> {
     attempt: Instant,
     was_ready: bool,
     channels: Channels,
+    signaller: Signaller,
     /// Pages of sessions that failed: the host lets go of them when it begins the next.
     quarantine: Vec<Taken>,
     /// Opens that came while the host was greeted.
@@ -219,6 +221,7 @@ impl<D: Device> Mapper<D> {
             attempt: now,
             was_ready: false,
             channels: Channels::default(),
+            signaller: Signaller::new()?,
             quarantine: Vec::new(),
             waiting: Vec::new(),
             nap: Nap::new(),
@@ -383,7 +386,7 @@ impl<D: Device> Mapper<D> {
                     &[],
                     vec![],
                 );
-                channel.wake.signal();
+                self.signaller.signal(&channel.wake);
             }
             self.quarantine.extend(channel.into_pages());
         }
@@ -479,7 +482,7 @@ impl<D: Device> Mapper<D> {
         match notice.kind {
             NOTICE_WAKE => {
                 if let Some(channel) = self.channels.get(notice.channel) {
-                    channel.wake.signal();
+                    self.signaller.signal(&channel.wake);
                 }
                 Ok(())
             }
@@ -862,7 +865,7 @@ impl<D: Device> Mapper<D> {
     fn close(&mut self, number: u64) -> Result<(), MapperError> {
         if let Some(channel) = self.channels.bury(number) {
             // Nobody may wait for ever, whatever the socket says.
-            channel.wake.signal();
+            self.signaller.signal(&channel.wake);
         }
         self.settle(number)
     }
@@ -1063,7 +1066,7 @@ impl<D: Device> Mapper<D> {
                 let Some(channel) = self.channels.get(number) else {
                     return Ok(());
                 };
-                if channel.doorbell.drain()
+                if signal::drain(&channel.doorbell)
                     && !channel.dead
                     && let Some(rings) = &mut self.rings
                 {
