@@ -21,6 +21,7 @@ use crate::messages::{
     DROP, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, SETTLED, START, STOP, Word,
 };
 use crate::pin::Pin;
+use crate::store::{Store, Stored};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -179,6 +180,9 @@ pub struct Keeper {
     /// The mapper's end of a parser's socket, when there was no mapper to give it to.
     unclaimed: Option<OwnedFd>,
     kept: BTreeMap<u64, Kept>,
+    store: Store,
+    /// Memory files of a keeper before this one.
+    stored: Vec<Stored>,
     /// Mappers started.
     turn: u64,
     was_ready: bool,
@@ -200,11 +204,26 @@ impl Keeper {
             pages: None,
             unclaimed: None,
             kept: BTreeMap::new(),
+            store: Store::default(),
+            stored: Vec::new(),
             turn: 0,
             was_ready: false,
             mapper_backoff: Backoff(BACKOFF_FIRST),
             parser_backoff: Backoff(BACKOFF_FIRST),
         }
+    }
+
+    /// Has the service manager store memory files, too; `stored` are those of a keeper before this one.
+    #[must_use]
+    pub fn with_store(mut self, store: Store, stored: Vec<Stored>) -> Keeper {
+        if !stored.is_empty() {
+            tracing::warn!(
+                "{} segments of an earlier agent are kept until the host has let go of them",
+                stored.len()
+            );
+        }
+        (self.store, self.stored) = (store, stored);
+        self
     }
 
     /// Keeps the others running until told to end.
@@ -336,6 +355,7 @@ impl Keeper {
             Ok(word) if word.kind == READY => {
                 self.was_ready = true;
                 self.mapper_backoff = Backoff(BACKOFF_FIRST);
+                self.store.ready();
                 tracing::info!("serving programs");
             }
             Err(LinkError::TimedOut) => {}
@@ -371,12 +391,27 @@ impl Keeper {
                 }
             }
             DROP => {
-                self.kept.remove(&word.id);
+                let dropped = self.kept.remove(&word.id).is_some();
+                self.store.remove(word.id);
+                tracing::debug!(
+                    "segment {:x} dropped: {dropped}; {} are kept",
+                    word.id,
+                    self.kept.len()
+                );
             }
             SETTLED => {
                 let turn = self.turn;
-                let before = self.kept.len();
-                self.kept.retain(|_, kept| kept.mapper == turn);
+                let before = self.kept.len() + self.stored.len();
+                self.kept.retain(|&id, kept| {
+                    let current = kept.mapper == turn;
+                    if !current {
+                        self.store.remove(id);
+                    }
+                    current
+                });
+                for stored in self.stored.drain(..) {
+                    self.store.remove_stored(&stored);
+                }
                 let dropped = before - self.kept.len();
                 if dropped > 0 {
                     tracing::info!("{dropped} segments of an earlier mapper are free again");
@@ -406,6 +441,7 @@ impl Keeper {
                 (None, Word::about(NOT_PINNED, word.id, number))
             }
         };
+        self.store.keep(word.id, &segment);
         self.kept.insert(
             word.id,
             Kept {
@@ -460,14 +496,15 @@ impl Keeper {
         self.end_parser();
         let deadline = Instant::now() + END;
         let mut running = self.mapper.process().is_some() && self.mapper.reap().is_none();
-        if !running && !self.kept.is_empty() {
+        let nothing = self.kept.is_empty() && self.stored.is_empty();
+        if !running && !nothing {
             let arguments = self.programs.reset.clone();
             running = self
                 .start_mapper(&arguments)
                 .map_err(|error| tracing::error!("the mapper cannot be started: {error}"))
                 .is_ok();
         }
-        let mut reset = !running && self.kept.is_empty();
+        let mut reset = !running && nothing;
         if running {
             if let Some(mapper) = self.mapper.process()
                 && let Err(error) = mapper.say(Word::new(STOP), &[])
@@ -494,6 +531,11 @@ impl Keeper {
             let _ = mapper.child.kill();
             let _ = mapper.child.wait();
         }
-        self.kept.clear();
+        for id in std::mem::take(&mut self.kept).into_keys() {
+            self.store.remove(id);
+        }
+        for stored in self.stored.drain(..) {
+            self.store.remove_stored(&stored);
+        }
     }
 }

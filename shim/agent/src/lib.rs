@@ -13,7 +13,8 @@
 //!
 //! # Unsafe code
 //!
-//! It is in [`pin`] (io_uring), [`pci::mmio`] (registers) and [`pci::vfio`] (ioctls), each with its reasons. The queues
+//! It is in [`pin`] (io_uring), [`signal`] (asynchronous I/O), [`pci::mmio`] (registers), [`pci::vfio`] (ioctls) and
+//! [`store`] (descriptors handed over by the service manager), each with its reasons. The queues
 //! are safe code over [`vgpu_channel::shm::View`].
 
 #![deny(unsafe_code)]
@@ -34,6 +35,10 @@ pub mod privilege;
 pub mod process;
 pub mod queue;
 pub mod serve;
+#[allow(unsafe_code)]
+pub mod signal;
+#[allow(unsafe_code)]
+pub mod store;
 
 pub use options::{MapperOptions, Options, ParserOptions};
 

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vgpu_channel::link::virtio::Piece;
 use vgpu_channel::link::{LinkError, Socket};
 use vgpu_channel::segment::{HugePages, SEGMENT_ALIGN, SegmentError, SegmentFd};
@@ -25,6 +25,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// How long the keeper may take to pin a segment.
 const KEEPER: Duration = Duration::from_secs(30);
+/// How long the kernel may take to put pages into the pool that were unpinned.
+const RETURN: Duration = Duration::from_secs(1);
 /// Bytes of the pages that pagemap counts in.
 const SMALL_PAGE: u64 = 4096;
 /// Pagemap: the page is present.
@@ -112,6 +114,8 @@ pub struct HugePagePool {
     next: u64,
     /// Numbers of segments pinned by VFIO.
     mapped: Vec<u64>,
+    /// When pages were given back last.
+    given_back: Option<Instant>,
 }
 
 impl HugePagePool {
@@ -129,7 +133,25 @@ impl HugePagePool {
             // Numbers of one mapper never meet those of another.
             next: u64::from(std::process::id()) << 32,
             mapped: Vec::new(),
+            given_back: None,
         })
+    }
+
+    /// Makes a segment. Pages given back just now are waited for.
+    fn create(&self, len: u64) -> Result<SegmentFd, PageError> {
+        loop {
+            let error = match SegmentFd::create(len, HugePages::Require) {
+                Ok(segment) => return Ok(segment),
+                Err(error) => error,
+            };
+            let on_their_way = self.given_back.is_some_and(|at| at.elapsed() < RETURN);
+            match error {
+                SegmentError::NoMemory(_) if on_their_way => std::thread::sleep(RETURN / 50),
+                SegmentError::NoMemory(len) => return Err(PageError::Pool(len)),
+                SegmentError::System(error) => return Err(PageError::System(error)),
+                other => return Err(PageError::Unsupported(other)),
+            }
+        }
     }
 
     fn tell(&self, word: Word) {
@@ -194,11 +216,7 @@ pub fn merge(pages: &[u64]) -> Vec<Piece> {
 
 impl PageSource for HugePagePool {
     fn take(&mut self, len: u64) -> Result<Taken, PageError> {
-        let segment = SegmentFd::create(len, HugePages::Require).map_err(|error| match error {
-            SegmentError::NoMemory(len) => PageError::Pool(len),
-            SegmentError::System(error) => PageError::System(error),
-            other => PageError::Unsupported(other),
-        })?;
+        let segment = self.create(len)?;
         let id = self.next;
         self.next += 1;
         let answer = self.keep(id, &segment)?;
@@ -245,6 +263,7 @@ impl PageSource for HugePagePool {
         }
         let id = taken.id;
         drop(taken);
+        self.given_back = Some(Instant::now());
         self.tell(Word::about(DROP, id, 0));
     }
 

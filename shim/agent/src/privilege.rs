@@ -14,6 +14,17 @@ pub fn die_with_parent() -> Result<(), String> {
         .map_err(|error| format!("cannot be tied to the keeper: {error}"))
 }
 
+/// For a process that stays root: no more rights by what it executes, and no core file with what it maps.
+///
+/// # Errors
+///
+/// A sentence.
+pub fn harden() -> Result<(), String> {
+    thread::set_no_new_privs(true)
+        .and_then(|()| process::set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| format!("the process cannot be hardened: {error}"))
+}
+
 /// Highest number of a capability that a kernel may know.
 const LAST_CAPABILITY: u32 = 63;
 

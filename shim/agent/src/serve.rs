@@ -4,6 +4,7 @@ use crate::keeper::{Keeper, Programs};
 use crate::mapper;
 use crate::options::{MapperOptions, Options, ParserOptions};
 use crate::process::{raise_descriptor_limit, start_log};
+use crate::store::{Store, Stored};
 use crate::{MAPPER_COMMAND, PARSER_COMMAND, parser, pci};
 use std::ffi::OsString;
 use std::io;
@@ -26,8 +27,10 @@ fn exit(outcome: Result<(), String>) -> ExitCode {
 /// `vgpu agent`.
 #[must_use]
 pub fn agent(options: &Options) -> ExitCode {
+    // Before anything else opens a descriptor.
+    let (store, stored) = Store::open();
     start_log(options.limits.log_level);
-    exit(keep(options))
+    exit(keep(options, store, stored))
 }
 
 /// The mapper process.
@@ -44,7 +47,7 @@ pub fn parser(options: &ParserOptions) -> ExitCode {
     exit(parser::run(options))
 }
 
-fn keep(options: &Options) -> Result<(), String> {
+fn keep(options: &Options, store: Store, stored: Vec<Stored>) -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err(
             "the agent drives a device and pins memory, for which it must be root: `sudo vgpu agent`, or the systemd unit vgpu-agent.service"
@@ -72,7 +75,9 @@ fn keep(options: &Options) -> Result<(), String> {
         reset: arguments(MAPPER_COMMAND, &["--reset-only".to_owned()]),
         parser: arguments(PARSER_COMMAND, &[format!("--user={}", options.user)]),
     };
-    Keeper::new(programs, listener, signals).run()
+    Keeper::new(programs, listener, signals)
+        .with_store(store, stored)
+        .run()
 }
 
 /// A stream that becomes readable at SIGTERM and SIGINT.

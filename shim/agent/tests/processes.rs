@@ -16,6 +16,7 @@ use vgpu_agent::mapper::{Limits, error_text, start};
 use vgpu_agent::messages::{DROP, KEEP, KEPT, NOT_PINNED, SETTLED, Word};
 use vgpu_agent::options::{Access, LogLevel};
 use vgpu_agent::pages::{HugePagePool, PageError, PageSource, Taken};
+use vgpu_agent::store::{Store, Stored};
 use vgpu_agent::{ParserOptions, parser, process, serve};
 use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
 use zerocopy::{FromBytes, IntoBytes};
@@ -119,7 +120,7 @@ fn mapper(log: &Path, refuse: bool) -> Result<(), String> {
         .map_err(|error| error_text(&error))
 }
 
-fn keeper(folder: &Path, refuse: bool) -> Result<(), String> {
+fn keeper(folder: &Path, refuse: bool, stored: (Store, Vec<Stored>)) -> Result<(), String> {
     let signals = serve::catch_signals().unwrap();
     let listener = Listener::bind(&folder.join("vgpu.sock")).unwrap();
     let log = OsString::from(folder.join("log"));
@@ -129,7 +130,9 @@ fn keeper(folder: &Path, refuse: bool) -> Result<(), String> {
         reset: vec!["reset".into(), log.clone()],
         parser: vec!["parser".into(), log],
     };
-    Keeper::new(programs, listener, signals).run()
+    Keeper::new(programs, listener, signals)
+        .with_store(stored.0, stored.1)
+        .run()
 }
 
 fn parser(log: &Path) -> Result<(), String> {
@@ -392,7 +395,57 @@ fn a_refused_agent_says_why_and_ends() {
     assert!(!agent.path().exists());
 }
 
+/// With a service manager that holds a memory file of an agent that was killed.
+fn the_service_managers_files_stay_until_the_host_lets_go() {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+    let folder = tempfile::tempdir().unwrap();
+    let notify = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let old = fake_segment(1, PAGE).segment;
+    let script = "LISTEN_PID=$$ exec \"$0\" keeper \"$1\" false 3<&0 0</dev/null";
+    let child = Command::new("/bin/sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .arg(folder.path())
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "vgpu-segment-77")
+        .env("NOTIFY_SOCKET", &notify)
+        .stdin(Stdio::from(old.as_fd().try_clone_to_owned().unwrap()))
+        .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut agent = Agent {
+        child: Some(child),
+        folder,
+    };
+    let mut heard = Vec::new();
+    let is_heard = |heard: &[String], what: &str| heard.iter().any(|line| line.ends_with(what));
+    while !(is_heard(&heard, "-77") && is_heard(&heard, "READY=1")) {
+        let mut bytes = [0; 200];
+        let len = manager.recv(&mut bytes).unwrap();
+        heard.push(String::from_utf8(bytes[..len].to_vec()).unwrap());
+    }
+    // The queues' page is stored first; the old file is let go once there is a session.
+    assert!(heard[0].starts_with("FDSTORE=1\n"), "{heard:?}");
+    assert!(
+        heard.contains(&"FDSTOREREMOVE=1\nFDNAME=vgpu-segment-77".to_owned()),
+        "{heard:?}"
+    );
+    assert!(agent.count("hello") == 1 && agent.count("settled") == 1);
+    assert!(agent.stderr().contains("1 segments of an earlier agent"));
+    agent.wait("old file dropped", || agent.kept() == 1);
+    assert!(agent.end().success());
+}
+
 const TESTS: &[(&str, fn())] = &[
+    (
+        "the_service_managers_files_stay_until_the_host_lets_go",
+        the_service_managers_files_stay_until_the_host_lets_go,
+    ),
     ("ends_in_order", ends_in_order),
     ("the_parser_has_no_privilege", the_parser_has_no_privilege),
     (
@@ -426,6 +479,7 @@ fn exit(outcome: Result<(), String>) -> ExitCode {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let stored = Store::open();
     if matches!(
         arguments.first(),
         Some(&("keeper" | "mapper" | "parser" | "reset"))
@@ -433,7 +487,9 @@ fn main() -> ExitCode {
         process::start_log(LogLevel::Info);
     }
     match arguments.as_slice() {
-        ["keeper", folder, refuse] => return exit(keeper(Path::new(folder), *refuse == "true")),
+        ["keeper", folder, refuse] => {
+            return exit(keeper(Path::new(folder), *refuse == "true", stored));
+        }
         ["mapper", log, refuse] => return exit(mapper(Path::new(log), *refuse == "true")),
         ["parser", log] => return exit(parser(Path::new(log))),
         ["reset", log] => {

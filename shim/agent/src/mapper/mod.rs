@@ -26,6 +26,7 @@ use crate::messages::{
 };
 use crate::pages::{PageError, Taken};
 use crate::queue::QueueError;
+use crate::signal::{self, Signaller};
 use channels::{Channel, Channels, Growth, Stage};
 use memory::{Made, Memory};
 use nap::Nap;
@@ -81,6 +82,14 @@ pub enum MapperError {
     /// The host does not begin a session.
     #[error("The host refuses a session: {0}; see the log of vhost-user-vgpu on the host")]
     Refused(LinkStatus),
+    /// The device asks for a reset, or was reset by somebody else.
+    #[error(
+        "The device wants to be reset: its daemon on the host went away, or this machine was suspended"
+    )]
+    NeedsReset,
+    /// Nothing answers behind the device.
+    #[error("Nothing answers behind the device: is vhost-user-vgpu running on the host?")]
+    NobodyThere,
     /// The host does not answer.
     #[error("The host did not answer within {GREETING:?}; is vhost-user-vgpu running there?")]
     Silent,
@@ -155,6 +164,7 @@ pub struct Mapper<D> {
     attempt: Instant,
     was_ready: bool,
     channels: Channels,
+    signaller: Signaller,
     /// Pages of sessions that failed: the host lets go of them when it begins the next.
     quarantine: Vec<Taken>,
     /// Opens that came while the host was greeted.
@@ -211,6 +221,7 @@ impl<D: Device> Mapper<D> {
             attempt: now,
             was_ready: false,
             channels: Channels::default(),
+            signaller: Signaller::new()?,
             quarantine: Vec::new(),
             waiting: Vec::new(),
             nap: Nap::new(),
@@ -287,7 +298,7 @@ impl<D: Device> Mapper<D> {
         }
         match self.device.health() {
             Health::Working => Ok(()),
-            Health::NeedsReset => Err(MapperError::Refused(LinkStatus::NoDevice)),
+            Health::NeedsReset => Err(MapperError::NeedsReset),
             Health::Gone => Err(DeviceError::Gone.into()),
         }
     }
@@ -298,7 +309,7 @@ impl<D: Device> Mapper<D> {
         self.device.reset()?;
         let config = self.device.config()?;
         if config.magic != CONFIG_MAGIC {
-            return Err(MapperError::Refused(LinkStatus::NoDevice));
+            return Err(MapperError::NobodyThere);
         }
         if config.major != MAJOR || config.minor.abs_diff(MINOR) > MINOR_DISTANCE {
             return Err(MapperError::Version(config.major, config.minor));
@@ -375,7 +386,7 @@ impl<D: Device> Mapper<D> {
                     &[],
                     vec![],
                 );
-                channel.wake.signal();
+                self.signaller.signal(&channel.wake);
             }
             self.quarantine.extend(channel.into_pages());
         }
@@ -471,7 +482,7 @@ impl<D: Device> Mapper<D> {
         match notice.kind {
             NOTICE_WAKE => {
                 if let Some(channel) = self.channels.get(notice.channel) {
-                    channel.wake.signal();
+                    self.signaller.signal(&channel.wake);
                 }
                 Ok(())
             }
@@ -785,6 +796,7 @@ impl<D: Device> Mapper<D> {
             return Ok(());
         }
         *outstanding += 1;
+        tracing::debug!("channel {number}: {} bytes more", growth.bytes);
         growth.segment = Some(segment);
         Ok(())
     }
@@ -853,7 +865,7 @@ impl<D: Device> Mapper<D> {
     fn close(&mut self, number: u64) -> Result<(), MapperError> {
         if let Some(channel) = self.channels.bury(number) {
             // Nobody may wait for ever, whatever the socket says.
-            channel.wake.signal();
+            self.signaller.signal(&channel.wake);
         }
         self.settle(number)
     }
@@ -980,7 +992,7 @@ impl<D: Device> Mapper<D> {
             Session::Greeting { deadline } => Some(deadline.saturating_duration_since(now)),
             Session::Ready => None,
         };
-        let nap = (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.next());
+        let nap = (self.device.interrupts().is_none() && self.is_busy()).then(|| self.nap.take());
         // Rare: a parser that reads slowly is asked again soon.
         let blocked = self
             .parser
@@ -1054,7 +1066,7 @@ impl<D: Device> Mapper<D> {
                 let Some(channel) = self.channels.get(number) else {
                     return Ok(());
                 };
-                if channel.doorbell.drain()
+                if signal::drain(&channel.doorbell)
                     && !channel.dead
                     && let Some(rings) = &mut self.rings
                 {
@@ -1126,7 +1138,7 @@ fn status_of(bytes: &[u8]) -> LinkStatus {
         Ok((closed, _)) if closed.status != LinkStatus::Ok as u32 => {
             LinkStatus::from_word(closed.status)
         }
-        Ok((_, rest)) if rest.is_empty() => LinkStatus::Ok,
+        Ok((_, [])) => LinkStatus::Ok,
         _ => LinkStatus::Internal,
     }
 }

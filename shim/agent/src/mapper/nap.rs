@@ -24,7 +24,7 @@ impl Nap {
     }
 
     /// How long to sleep now. The next one is longer.
-    pub fn next(&mut self) -> Duration {
+    pub fn take(&mut self) -> Duration {
         let now = self.0;
         self.0 = (now + now / 2).min(LONGEST);
         now
@@ -44,16 +44,16 @@ mod tests {
     #[test]
     fn sleeps_grow_to_a_limit_and_start_over() {
         let mut nap = Nap::new();
-        let first = nap.next();
+        let first = nap.take();
         assert_eq!(first, SHORTEST);
         let mut last = first;
         for _ in 0..20 {
-            let now = nap.next();
+            let now = nap.take();
             assert!(now >= last);
             last = now;
         }
         assert_eq!(last, LONGEST);
         nap.reset();
-        assert_eq!(nap.next(), SHORTEST);
+        assert_eq!(nap.take(), SHORTEST);
     }
 }

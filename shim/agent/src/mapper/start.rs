@@ -45,6 +45,7 @@ pub fn begin() -> Result<(Socket, Socket), String> {
     let (_, mut fds) = process::receive_start(&keeper)?;
     let pages = fds.pop().ok_or("the keeper sent no socket for pages")?;
     process::raise_descriptor_limit();
+    crate::privilege::harden()?;
     rustix::io::ioctl_fionbio(&keeper, true)
         .map_err(|error| format!("the keeper's socket: {error}"))?;
     Ok((keeper, Socket::from_fd(pages)))

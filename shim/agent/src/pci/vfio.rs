@@ -265,9 +265,8 @@ impl DmaMap for Vfio {
                 len: piece.len,
             };
             // SAFETY: `struct vfio_iommu_type1_dma_unmap`.
-            if let Err(error) =
-                unsafe { with_block(self.container.as_fd(), UNMAP_DMA, &mut request) }
-            {
+            let done = unsafe { with_block(self.container.as_fd(), UNMAP_DMA, &mut request) };
+            if let Err(error) = done {
                 tracing::warn!("pages stay pinned by VFIO: {error}");
             }
         }

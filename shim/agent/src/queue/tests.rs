@@ -1,6 +1,9 @@
 use super::*;
 use std::collections::VecDeque;
 
+/// Address, length, and whether the device writes.
+type Part = (u64, u32, bool);
+
 /// The device's side, as the specification tells it, over the same memory.
 struct Device {
     memory: View,
@@ -26,7 +29,7 @@ impl Device {
     }
 
     /// The next chain: its head and (address, length, writable) of each part.
-    fn pop(&mut self) -> Option<(u16, Vec<(u64, u32, bool)>)> {
+    fn pop(&mut self) -> Option<(u16, Vec<Part>)> {
         if self.u16(self.at.available + 2) == self.seen {
             return None;
         }
