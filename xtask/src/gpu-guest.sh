@@ -21,10 +21,9 @@ LD_LIBRARY_PATH=$driver "$work/bin/vhost-user-vgpu" --vhost-user "$work/vgpu.soc
 daemon=$!
 trap 'kill $daemon 2>/dev/null; wait $daemon 2>/dev/null; rm -rf "$work"' EXIT
 for _ in $(seq 300); do [ -S "$work/vgpu.sock" ] && break; sleep 0.1; done
-LD_LIBRARY_PATH=$work/lib LD_PRELOAD=$work/lib/device.so timeout -k 5 "${LIMIT_S:-500}" "$work/bin/qemu" \
-    -L "$work/firmware" -accel tcg,thread=multi -cpu max -M q35,memory-backend=mem -smp "${PROCESSORS:-2}" -m 4096M \
+timeout -k 5 "${LIMIT_S:-500}" "$work/bin/qemu" -accel tcg,thread=multi -cpu max -M q35,memory-backend=mem -smp "${PROCESSORS:-2}" -m 4096M \
     -object memory-backend-memfd,id=mem,size=4096M,share=on -nodefaults -no-user-config -display none -no-reboot \
-    -serial stdio -kernel "$work/kernel" -initrd "$work/initramfs" \
+    -serial stdio -kernel "$work/guest/kernel" -initrd "$work/initramfs" \
     -append "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on hugepages=900 ${APPEND:-}" \
     -chardev "socket,id=vgpu,path=$work/vgpu.sock,reconnect-ms=100" -device vhost-user-vgpu-pci,chardev=vgpu \
     2>"$out/qemu.log" </dev/null | tr -d '\r' >"$out/console.log"

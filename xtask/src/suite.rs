@@ -63,11 +63,10 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
             cuda_programs(&mut summary, &dist, options, &built)?;
         }
         if everything {
-            virtual_machine(&mut summary)?;
             tinygrad(&mut summary, &dist, options)?;
         }
         if everything || options.guest {
-            machine::programs(&mut summary, &dist, &options.device, &built)?;
+            virtual_machine(&mut summary, &dist, options, &built)?;
         }
     }
     summary.print();
@@ -166,14 +165,24 @@ fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
 }
 
 /// What needs a guest; where QEMU or a kernel for it cannot be had, it is not run.
-fn virtual_machine(summary: &mut Summary) -> anyhow::Result<()> {
-    match guest::tests() {
-        Ok(mut command) => cargo_test(summary, "virtual machine", &mut command),
+fn virtual_machine(
+    summary: &mut Summary,
+    dist: &Path,
+    options: &Options,
+    built: &Built,
+) -> anyhow::Result<()> {
+    let mut tests = match guest::tests() {
+        Ok(command) => command,
+        Err(error) if options.guest => return Err(error),
         Err(error) => {
             summary.remark(&format!("virtual machine: not run: {error:#}"));
-            Ok(())
+            return Ok(());
         }
+    };
+    if options.program.is_none() {
+        cargo_test(summary, "virtual machine", &mut tests)?;
     }
+    machine::programs(summary, dist, &options.device, built)
 }
 
 fn cargo_test(summary: &mut Summary, name: &str, command: &mut Command) -> anyhow::Result<()> {
