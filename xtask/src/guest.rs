@@ -5,10 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use vgpu_e2e::guest::{GUEST, GuestParts};
+use vgpu_e2e::parts::DIST;
 
 use crate::apt::Apt;
 use crate::shell::{cargo, fresh_folder, run, say};
-use crate::{places, qemu};
+use crate::{dist, places, qemu};
 
 /// Depends on the newest kernel for virtual machines: small, and boots fast.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -85,10 +86,13 @@ pub fn prepare() -> anyhow::Result<GuestParts> {
 pub fn tests() -> anyhow::Result<Command> {
     let qemu = qemu::prepare()?;
     prepare()?;
+    let dist = dist::dist()?;
     let mut command = cargo();
     command
         .args(["test", "--release", "-p", "vgpu-e2e", "--features", "guest"])
-        .args(["--test", "qemu_device", "--no-fail-fast"])
+        .args(["--test", "qemu_device", "--test", "virtual_machine"])
+        .arg("--no-fail-fast")
+        .env(DIST, dist)
         .env(GUEST, folder());
     qemu.export(&mut command);
     Ok(command)

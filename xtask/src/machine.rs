@@ -2,15 +2,13 @@
 //! every program as an unprivileged user there.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
 use vgpu_e2e::command::Output;
 use vgpu_e2e::guest::{Guest, GuestParts, Image, Options};
+use vgpu_e2e::machine::{AGENT, Host};
 use vgpu_e2e::verdict::{Verdict, judge};
 
 use crate::programs::Built;
@@ -24,57 +22,9 @@ const HUGE_PAGES: u32 = 900;
 /// How long one program may take there: the processor is emulated.
 const PROGRAM_SECONDS: u64 = 180;
 
-/// A daemon that serves one virtual machine; killed when dropped.
-struct Host {
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Host {
-    fn start(dist: &Path, device: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("vgpu-host-").tempdir()?;
-        let log = File::create(folder.path().join("daemon.log"))?;
-        let child = Command::new(dist.join("bin/vhost-user-vgpu"))
-            .arg("--vhost-user")
-            .arg(folder.path().join("vgpu.sock"))
-            .args(["--device", device])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start the daemon")?;
-        let mut host = Self { child, folder };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !host.socket().exists() {
-            if host.child.try_wait()?.is_some() || Instant::now() > deadline {
-                bail!("the daemon does not listen: {}", host.log());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(host)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("vgpu.sock")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Root's part in the guest: the agent, then the programs as somebody without privilege, then what there is to see.
 const SCRIPT: &str = r#"
-vgpu agent 2>/tmp/agent.log &
-for i in $(seq 300); do [ -S /run/vgpu/vgpu.sock ] && break; sleep 0.1; done
-[ -S /run/vgpu/vgpu.sock ] || { echo "the agent does not serve:"; cat /tmp/agent.log; exit 1; }
+agent || exit 1
 echo "GUEST-MODULES $(wc -l </proc/modules)"
 su user -c /bin/run-programs
 status=$?
@@ -137,7 +87,7 @@ struct Machine {
 fn boot(dist: &Path, device: &str, built: &Built, script: &str) -> anyhow::Result<Machine> {
     let qemu = qemu::prepare()?;
     let parts = guest::prepare()?;
-    let host = Host::start(dist, device)?;
+    let host = Host::start(&dist.join("bin/vhost-user-vgpu"), device)?;
     let image = build_image(&parts, dist, built, script, &[])?;
     let options = Options {
         memory: MEMORY_MIB,
@@ -191,7 +141,7 @@ fn build_image(
         }
     }
     files.extend_from_slice(more);
-    Image::build(parts, SCRIPT, &files)
+    Image::build(parts, &format!("{AGENT}{SCRIPT}"), &files)
 }
 
 /// The runs in order, and the script that makes them.

@@ -11,12 +11,14 @@
 //! | `allocate` | allocations, streams, events and modules come and go |
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
+//! | `scribble` | writes random bytes over all memory shared with the host for some seconds, beside launches; says `scribbled BYTES` |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
 //! | `secure` | only prints `secure 1` if the system calls it privileged (`AT_SECURE`), else `secure 0` |
 //!
 //! A second argument names the library by its path, for programs whose loader is not told where it is.
 
 mod cuda;
+mod scribble;
 mod work;
 
 use std::io::{Read, Write};
@@ -46,6 +48,9 @@ fn main() -> ExitCode {
     if mode == "init" {
         say(&format!("init {}", cuda.init()));
         return ExitCode::SUCCESS;
+    }
+    if mode == "scribble" {
+        scribble::run(&cuda);
     }
     match work(&cuda, &mode) {
         Ok(rounds) => {
