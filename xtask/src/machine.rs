@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use vgpu_e2e::command::Output;
 use vgpu_e2e::guest::{Guest, GuestParts, Image, Options};
 use vgpu_e2e::machine::{AGENT, Host};
@@ -76,6 +77,35 @@ pub fn programs(
         }
     }
     Ok(())
+}
+
+/// Runs every program of `built` in a guest and shows what comes out; returns how many failed.
+///
+/// # Errors
+/// When no guest can be had or it ends early.
+pub fn show(dist: &Path, device: &str, built: &Built) -> anyhow::Result<usize> {
+    let (runs, script) = plan(built)?;
+    let mut machine = boot(dist, device, built, &script)?;
+    let mut passed = 0;
+    while let Some(line) = machine.guest.line()? {
+        if let Some(file) = line.strip_prefix("RUN-BEGIN ") {
+            println!("\nuser@guest$ {file}");
+        } else if let Some(status) = line.strip_prefix("RUN-STATUS ") {
+            passed += usize::from(status == "0");
+        } else if line.starts_with("GUEST-UP") {
+            println!("the guest is up");
+        } else if !line.starts_with("RUN-END") && !line.starts_with("GUEST-") {
+            println!("{line}");
+        }
+    }
+    if machine.guest.wait()?.is_none() {
+        bail!(
+            "the guest ended early: {}\n{}",
+            machine.guest.log().trim(),
+            machine.host.log().trim()
+        );
+    }
+    Ok(runs.len() - passed)
 }
 
 /// A guest and the daemon behind it.

@@ -2,7 +2,7 @@
 //!
 //! | verb | does |
 //! |---|---|
-//! | `demo` | builds everything, compiles a few CUDA programs and runs them through the shim |
+//! | `demo` | builds everything, compiles a few CUDA programs and runs them inside a virtual machine |
 //! | `test` | every test there is, on the software device, with a summary |
 //! | `dist` | a relocatable `dist/` folder |
 //! | `coverage` | what of the driver API is implemented |
@@ -44,8 +44,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Build everything, compile a few CUDA programs with NVIDIA's compiler, and run them through the shim.
-    Demo,
+    /// Build everything, compile a few CUDA programs with NVIDIA's compiler, and run them inside a virtual machine.
+    Demo(demo::Options),
     /// Run every test on the software device; the last line is 'N passed, N failed, N skipped'.
     Test(suite::Options),
     /// Make a relocatable dist/ folder of stripped release binaries.
@@ -70,7 +70,7 @@ enum Verb {
 
 fn main() -> std::process::ExitCode {
     let outcome = match Arguments::parse().verb {
-        Verb::Demo => demo::demo(),
+        Verb::Demo(options) => demo::demo(&options),
         Verb::Test(options) => suite::test(&options),
         Verb::Dist { programs } => dist::dist_verb(programs),
         Verb::Coverage(options) => coverage::coverage(&options),
