@@ -293,6 +293,30 @@ fn a_worker_that_dies_is_told_and_its_pages_stay_until_the_close() {
 }
 
 #[test]
+fn notices_wait_for_a_chain_and_are_told_once() {
+    let (daemon, guest) = boot();
+    guest.lock().silent = true;
+    let channels: Vec<u64> = (0..12)
+        .map(|_| {
+            guest
+                .open_idle(&guest.pages(control_pages()), &guest.pages(1))
+                .unwrap()
+        })
+        .collect();
+    for worker in daemon.workers() {
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    }
+    until(|| daemon.workers().is_empty());
+    // Eight chains were there.
+    until(|| guest.lock().notices.len() == 8);
+    guest.offer_notices();
+    for number in &channels {
+        guest.wait_notice(NOTICE_ENDED, *number);
+    }
+    assert_eq!(guest.lock().notices.len(), channels.len());
+}
+
+#[test]
 fn channels_survive_a_pause_and_nothing_happens_meanwhile() {
     let (daemon, guest) = boot();
     let (_, mut client) = guest.open();

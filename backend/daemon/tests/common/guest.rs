@@ -187,6 +187,8 @@ pub struct Inner {
     pub notices: Vec<(u32, u64)>,
     /// Chains for notices that came back empty.
     pub empty: usize,
+    /// Whether chains for notices are kept back instead of being offered again.
+    pub silent: bool,
     /// Pages of 2 MiB that nobody has.
     pub free: Vec<u64>,
     bases: [u16; QUEUES],
@@ -233,6 +235,7 @@ impl Guest {
             growths: Vec::new(),
             notices: Vec::new(),
             empty: 0,
+            silent: false,
             free: free.collect(),
             bases: [0; QUEUES],
             paused: true,
@@ -504,6 +507,13 @@ impl Guest {
         inner.queues[DOORBELL_QUEUE].put(&memory, bytes, 0);
     }
 
+    /// Offers chains for notices again, as many as there were.
+    pub fn offer_notices(&self) {
+        let mut inner = self.lock();
+        inner.silent = false;
+        inner.offer_notices();
+    }
+
     /// Waits for a notice.
     pub fn wait_notice(&self, kind: u32, channel: u64) {
         until(|| self.lock().notices.contains(&(kind, channel)));
@@ -543,9 +553,13 @@ impl Inner {
             front.set_vring_enable(index, true).unwrap();
         }
         self.paused = false;
+        self.offer_notices();
+    }
+
+    fn offer_notices(&mut self) {
         let notices = &mut self.queues[DOORBELL_QUEUE];
         while notices.free.len() > usize::from(ENTRIES / 2 - NOTICES) {
-            notices.put(&memory, &[], size_of::<Notice>() as u32);
+            notices.put(&self.memory, &[], size_of::<Notice>() as u32);
         }
     }
 
@@ -624,7 +638,9 @@ impl Inner {
                 }
                 Err(_) => self.empty += 1,
             }
-            self.queues[DOORBELL_QUEUE].put(&memory, &[], size_of::<Notice>() as u32);
+            if !self.silent {
+                self.queues[DOORBELL_QUEUE].put(&memory, &[], size_of::<Notice>() as u32);
+            }
         }
         let mut growing = Vec::new();
         for (&number, process) in &self.processes {
