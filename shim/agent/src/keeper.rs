@@ -490,36 +490,50 @@ impl Keeper {
         self.parser = Slot::Waiting(Instant::now());
     }
 
+    fn kill_mapper(&mut self) {
+        if let Some(mapper) = self.mapper.process() {
+            let _ = mapper.child.kill();
+            let _ = mapper.child.wait();
+        }
+    }
+
+    /// Has the mapper reset the device and end; whether it did.
+    fn stop_mapper(&mut self, deadline: Instant) -> bool {
+        if let Some(mapper) = self.mapper.process()
+            && let Err(error) = mapper.say(Word::new(STOP), &[])
+        {
+            tracing::debug!("the mapper ends already: {error}");
+        }
+        while Instant::now() < deadline {
+            if let Some((status, _)) = self.mapper.reap() {
+                return status.success();
+            }
+            // It may still want pages kept.
+            self.pages_wanted();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
     /// Ends everything in order: programs, device, pages.
     fn end(&mut self) {
         tracing::info!("ending");
         self.end_parser();
         let deadline = Instant::now() + END;
-        let mut running = self.mapper.process().is_some() && self.mapper.reap().is_none();
+        let running = self.mapper.process().is_some() && self.mapper.reap().is_none();
         let nothing = self.kept.is_empty() && self.stored.is_empty();
-        if !running && !nothing {
+        let mut reset = (running && self.stop_mapper(deadline)) || (!running && nothing);
+        if !reset && Instant::now() < deadline {
+            // One that was on its way up or down does not count.
+            self.kill_mapper();
             let arguments = self.programs.reset.clone();
-            running = self
-                .start_mapper(&arguments)
-                .map_err(|error| tracing::error!("the mapper cannot be started: {error}"))
-                .is_ok();
-        }
-        let mut reset = !running && nothing;
-        if running {
-            if let Some(mapper) = self.mapper.process()
-                && let Err(error) = mapper.say(Word::new(STOP), &[])
-            {
-                tracing::debug!("the mapper ends already: {error}");
-            }
-            while Instant::now() < deadline {
-                if let Some((status, _)) = self.mapper.reap() {
-                    reset = status.success();
-                    break;
+            reset = match self.start_mapper(&arguments) {
+                Ok(()) => self.stop_mapper(deadline),
+                Err(error) => {
+                    tracing::error!("the mapper cannot be started: {error}");
+                    false
                 }
-                // It may still want pages kept.
-                self.pages_wanted();
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            };
         }
         if !reset {
             tracing::error!(
@@ -527,10 +541,7 @@ impl Keeper {
                 self.kept.len()
             );
         }
-        if let Some(mapper) = self.mapper.process() {
-            let _ = mapper.child.kill();
-            let _ = mapper.child.wait();
-        }
+        self.kill_mapper();
         for id in std::mem::take(&mut self.kept).into_keys() {
             self.store.remove(id);
         }

@@ -1,7 +1,7 @@
 //! The service manager's store of descriptors (`FDSTORE` of `sd_notify(3)`): where memory files outlive even a keeper and a
 //! mapper that are killed together. Without a service manager it does nothing.
 //!
-//! Unsafe: taking over the descriptors that the manager hands to a restarted service.
+//! Unsafe: taking over the descriptors that the manager hands to a restarted service, and one system call.
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -26,6 +26,17 @@ pub struct Stored {
     _file: OwnedFd,
 }
 
+/// Marks all descriptors but the standard ones to be closed in children.
+fn inherit_nothing() {
+    const CLOEXEC: libc::c_uint = 4;
+    // SAFETY: no descriptor is closed here; what was opened on this side is marked already.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, CLOEXEC) };
+    if done < 0 {
+        // Kernels before 5.11.
+        tracing::debug!("inherited descriptors are passed on");
+    }
+}
+
 /// The name of a segment in the store.
 fn name_of(id: u64) -> String {
     format!("{PREFIX}{id:x}")
@@ -33,8 +44,11 @@ fn name_of(id: u64) -> String {
 
 impl Store {
     /// The store of this service, and what is in it. To be called once, before any other descriptor is opened.
+    ///
+    /// Whatever else was inherited is kept from this process's children.
     #[must_use]
     pub fn open() -> (Store, Vec<Stored>) {
+        inherit_nothing();
         let variable = |name: &str| std::env::var(name).ok();
         let mine = variable("LISTEN_PID").is_some_and(|pid| pid == std::process::id().to_string());
         let count = variable("LISTEN_FDS").and_then(|count| count.parse().ok());
