@@ -112,15 +112,20 @@ fn map(worker: &Worker, bytes: u64, mut fds: Vec<OwnedFd>) -> Result<Segment, Se
     }
 }
 
-/// Removes the daemon's socket file if nobody answers there.
+/// Removes the daemon's socket file if nobody answers there. A daemon that dies closes its descriptors one after the other,
+/// this worker's link perhaps before the socket it listens on, so an answer is not believed at once.
 pub fn remove_stale_socket(path: Option<PathBuf>) {
     let Some(path) = path else { return };
-    let gone = matches!(
-        Socket::connect(&path, Duration::from_millis(200)),
-        Err(LinkError::NoServer { source, .. })
-            if source.kind() == std::io::ErrorKind::ConnectionRefused
-    );
-    if gone {
-        let _ = std::fs::remove_file(&path);
+    for _ in 0..10 {
+        let connected = Socket::connect(&path, Duration::from_millis(50));
+        match connected {
+            Err(LinkError::NoServer { source, .. }) => {
+                if source.kind() == std::io::ErrorKind::ConnectionRefused {
+                    let _ = std::fs::remove_file(&path);
+                }
+                return;
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
     }
 }
