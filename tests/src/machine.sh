@@ -63,5 +63,12 @@ holders() {
     done
 }
 
-# one PATTERN: the process of the agent with PATTERN in its command line.
-one() { pgrep -f "$1" | head -n 1; }
+# one PATTERN: the first process with PATTERN in its command line.
+one() {
+    for process in /proc/[0-9]*; do
+        if tr '\0' ' ' <$process/cmdline 2>/dev/null | grep -q "$1"; then
+            echo ${process#/proc/}; return
+        fi
+    done
+    return 1
+}

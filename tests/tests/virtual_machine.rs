@@ -191,7 +191,7 @@ fn a_reset_under_load_leaves_no_worker_behind() -> anyhow::Result<()> {
 
 /// Fills memory, pages that were the pool's among it, and keeps the checksum.
 const PATTERN: &str = "echo 0 >/proc/sys/vm/nr_hugepages; dd if=/dev/urandom of=/tmp/seed bs=1M count=8 2>/dev/null; \
-    for i in $(seq 40); do cat /tmp/seed; done >/tmp/pattern; (cd /tmp; md5sum pattern >sum); echo 24 >/proc/sys/vm/nr_hugepages";
+    for i in $(seq 12); do cat /tmp/seed; done >/tmp/pattern; (cd /tmp; md5sum pattern >sum); echo 48 >/proc/sys/vm/nr_hugepages";
 const CHECK: &str = "cd /tmp; md5sum -c sum";
 
 #[test]

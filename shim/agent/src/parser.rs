@@ -2,7 +2,7 @@
 //!
 //! | stage of a client | waits for | at most |
 //! |---|---|---|
-//! | greeting | the program's hello | 2 s |
+//! | greeting | the mapper's beginning, then the program's hello | 10 s, then 2 s |
 //! | opening | the mapper's answer | 40 s |
 //! | serving | requests, or either side's end | |
 //!
@@ -25,6 +25,8 @@ use zerocopy::{FromZeros, IntoBytes, transmute};
 
 /// How long the mapper may take to open a channel.
 const OPENING: Duration = Duration::from_secs(40);
+/// How long programs are kept waiting for a mapper that has not begun yet, at the start and after a crash.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// Connections taken per turn.
 const ACCEPTS: usize = 16;
 /// Connections beyond the limits that are heard out before they are refused.
@@ -77,6 +79,8 @@ pub struct Parser {
     mapper: Socket,
     /// The mapper has spoken.
     mapper_here: bool,
+    /// Until when programs wait for that.
+    beginning: Instant,
     out: VecDeque<ToMapper>,
     clients: BTreeMap<u64, Client>,
     next: u64,
@@ -123,6 +127,7 @@ impl Parser {
             listener,
             mapper,
             mapper_here: false,
+            beginning: Instant::now() + BEGINNING,
             out: VecDeque::new(),
             clients: BTreeMap::new(),
             next: 0,
@@ -131,19 +136,32 @@ impl Parser {
         })
     }
 
-    /// Serves until the mapper is gone. Clients are disconnected then.
+    /// Serves until the mapper is gone. Clients are disconnected then; those that waited for its beginning are told why.
     pub fn serve(&mut self) {
-        loop {
-            if !self.flush() {
-                return;
-            }
-            for (token, flags) in self.poll() {
-                if !self.handle(token, flags) {
-                    return;
-                }
-            }
-            self.expire();
+        while self.turn() {}
+        if self.mapper_here {
+            return;
         }
+        self.accept();
+        for client in self.clients.values() {
+            if matches!(client.stage, Stage::Greeting { .. }) && hear(&client.socket).is_ok() {
+                refuse(&client.socket, LinkStatus::NoDevice);
+            }
+        }
+    }
+
+    /// One turn of the loop; false when the mapper is gone.
+    fn turn(&mut self) -> bool {
+        if !self.flush() {
+            return false;
+        }
+        for (token, flags) in self.poll() {
+            if !self.handle(token, flags) {
+                return false;
+            }
+        }
+        self.expire();
+        true
     }
 
     /// Sends the mapper what it takes; false when it is gone.
@@ -177,10 +195,12 @@ impl Parser {
         for (&id, client) in &self.clients {
             let mut flags = PollFlags::RDHUP;
             // One request at a time: the next one waits in the socket.
-            if matches!(
-                client.stage,
-                Stage::Greeting { .. } | Stage::Serving { growing: None }
-            ) {
+            let listening = match client.stage {
+                Stage::Greeting { .. } => !self.is_beginning(),
+                Stage::Serving { growing } => growing.is_none(),
+                Stage::Opening { .. } => false,
+            };
+            if listening {
                 flags |= PollFlags::IN;
             }
             tokens.push(Token::Client(id));
@@ -213,12 +233,18 @@ impl Parser {
             .collect()
     }
 
+    /// Whether the mapper may yet begin, so that a program is better kept than refused.
+    fn is_beginning(&self) -> bool {
+        !self.mapper_here && Instant::now() < self.beginning
+    }
+
     fn time_left(&self) -> Duration {
         let now = Instant::now();
         self.clients
             .values()
             .filter_map(Client::deadline)
             .chain(self.pause)
+            .chain(self.is_beginning().then_some(self.beginning))
             .map(|deadline| deadline.saturating_duration_since(now))
             .min()
             .unwrap_or(TURN)
@@ -287,6 +313,11 @@ impl Parser {
         // Processes of other namespaces have no number here, and then only their socket tells.
         let pidfd = pidfd_open(peer.pid, PidfdFlags::empty()).ok();
         self.next += 1;
+        let heard = if self.is_beginning() {
+            self.beginning
+        } else {
+            Instant::now()
+        };
         self.clients.insert(
             self.next,
             Client {
@@ -295,7 +326,7 @@ impl Parser {
                 pidfd,
                 socket,
                 stage: Stage::Greeting {
-                    deadline: Instant::now() + HELLO_TIMEOUT,
+                    deadline: heard + HELLO_TIMEOUT,
                 },
                 surplus,
             },
