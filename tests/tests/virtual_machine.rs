@@ -189,9 +189,12 @@ fn a_reset_under_load_leaves_no_worker_behind() -> anyhow::Result<()> {
     machine.ask(CHECK).map(drop)
 }
 
-/// Fills memory, pages that were the pool's among it, and keeps the checksum.
-const PATTERN: &str = "echo 0 >/proc/sys/vm/nr_hugepages; dd if=/dev/urandom of=/tmp/seed bs=1M count=8 2>/dev/null; \
-    for i in $(seq 12); do cat /tmp/seed; done >/tmp/pattern; (cd /tmp; md5sum pattern >sum); echo 48 >/proc/sys/vm/nr_hugepages";
+/// Fills memory, pages that were the pool's among it, and keeps the checksum. The pool is left with the pages that are in use
+/// and no free one, unless these are too few for a program.
+const PATTERN: &str = "echo 0 >/proc/sys/vm/nr_hugepages; used=$(awk '/HugePages_Total/ {print $2}' /proc/meminfo); \
+    dd if=/dev/urandom of=/tmp/seed bs=1M count=8 2>/dev/null; \
+    for i in $(seq 12); do cat /tmp/seed; done >/tmp/pattern; (cd /tmp; md5sum pattern >sum); \
+    [ $used -ge 24 ] || used=24; echo $used >/proc/sys/vm/nr_hugepages";
 const CHECK: &str = "cd /tmp; md5sum -c sum";
 
 #[test]

@@ -18,7 +18,7 @@
 
 use crate::mapper::error_text;
 use crate::messages::{
-    DROP, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, SETTLED, START, STOP, Word,
+    DROP, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, RESET, SETTLED, START, STOP, Word,
 };
 use crate::pin::Pin;
 use crate::store::{Store, Stored};
@@ -156,6 +156,8 @@ struct Kept {
     _pin: Option<Pin>,
     /// The mapper, by its turn, that took it.
     mapper: u64,
+    /// Whether it is the mapper's first, which holds the device's queues.
+    queues: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -399,6 +401,16 @@ impl Keeper {
                     self.kept.len()
                 );
             }
+            RESET => {
+                let turn = self.turn;
+                self.kept.retain(|&id, kept| {
+                    let free = kept.queues && kept.mapper != turn;
+                    if free {
+                        self.store.remove(id);
+                    }
+                    !free
+                });
+            }
             SETTLED => {
                 let turn = self.turn;
                 let before = self.kept.len() + self.stored.len();
@@ -442,12 +454,14 @@ impl Keeper {
             }
         };
         self.store.keep(word.id, &segment);
+        let queues = !self.kept.values().any(|kept| kept.mapper == self.turn);
         self.kept.insert(
             word.id,
             Kept {
                 _segment: segment,
                 _pin: pin,
                 mapper: self.turn,
+                queues,
             },
         );
         answer

@@ -88,6 +88,8 @@ pub const KEPT: u32 = 8;
 pub const NOT_PINNED: u32 = 9;
 /// [`Word::kind`], keeper to mapper, pages: segment `id` is not kept.
 pub const REFUSED: u32 = 10;
+/// [`Word::kind`], mapper to keeper, pages: the device is reset, so nothing reads the queues of earlier mappers any more.
+pub const RESET: u32 = 11;
 
 /// Between keeper and the others.
 #[repr(C)]

@@ -10,7 +10,7 @@
 //! They go back when the mapper says that the host has let go: the keeper drops its duplicate and its pin, the kernel
 //! takes the pages back into the pool, and zeroes each before anybody sees it again.
 
-use crate::messages::{DROP, KEEP, KEPT, NOT_PINNED, SETTLED, Word};
+use crate::messages::{DROP, KEEP, KEPT, NOT_PINNED, RESET, SETTLED, Word};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -87,6 +87,9 @@ pub trait PageSource: Send + 'static {
 
     /// Gives pages back that the host has let go of.
     fn give_back(&mut self, taken: Taken);
+
+    /// The device is reset: the first pages that an earlier mapper took, those of its queues, are nobody's any more.
+    fn reset(&mut self) {}
 
     /// The host has let go of whatever earlier mappers took.
     fn settled(&mut self);
@@ -265,6 +268,10 @@ impl PageSource for HugePagePool {
         drop(taken);
         self.given_back = Some(Instant::now());
         self.tell(Word::about(DROP, id, 0));
+    }
+
+    fn reset(&mut self) {
+        self.tell(Word::new(RESET));
     }
 
     fn settled(&mut self) {

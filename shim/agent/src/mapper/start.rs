@@ -64,6 +64,8 @@ pub fn serve(
 ) -> Result<(), MapperError> {
     // Before a page is touched that an earlier driver may have given to it.
     device.reset()?;
+    // Where the pool is empty, this gives the page for the queues back.
+    source.reset();
     let queues = source.take(SEGMENT_ALIGN)?;
     let memory = Memory::start(source)?;
     Mapper::new(device, queues, memory, keeper, limits)?.run()
