@@ -116,6 +116,17 @@ pub enum ProgramError {
 }
 
 impl Program {
+    /// What every run must print, where that is fixed.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn expected_output(&self) -> std::io::Result<Option<String>> {
+        self.expected
+            .as_ref()
+            .map(std::fs::read_to_string)
+            .transpose()
+    }
+
     /// The file names of the program's binaries, each with its variant (none for a driver program).
     #[must_use]
     pub fn binaries(&self) -> Vec<(String, Option<Variant>)> {

@@ -49,16 +49,9 @@ pub fn dist() -> anyhow::Result<PathBuf> {
     let from = places::root().join("backend/daemon").join(descriptor);
     copy(&from, &dist.join(descriptor))?;
     let bytes = weight(&dist.join("bin"))? + weight(&dist.join("lib"))?;
-    if bytes > LIMIT_BYTES {
-        bail!(
-            "dist/ weighs {} MiB, more than {} MiB",
-            bytes >> 20,
-            LIMIT_BYTES >> 20
-        );
-    }
     say(&format!(
         "dist/ is ready, {:.1} MiB",
-        bytes as f64 / f64::from(1 << 20)
+        within(&dist, bytes, LIMIT_BYTES)?
     ));
     Ok(dist)
 }
@@ -101,6 +94,19 @@ pub fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
     run_quietly(Command::new("strip").arg("--strip-unneeded").arg(&new))?;
     elf::check_glibc(&new)?;
     std::fs::rename(&new, to).with_context(|| format!("cannot install {}", to.display()))
+}
+
+/// The `bytes` that `folder` weighs, in MiB; an error when they are more than `limit`.
+pub fn within(folder: &Path, bytes: u64, limit: u64) -> anyhow::Result<f64> {
+    if bytes > limit {
+        bail!(
+            "{} weighs {} MiB, more than {} MiB",
+            folder.display(),
+            bytes >> 20,
+            limit >> 20
+        );
+    }
+    Ok(bytes as f64 / f64::from(1 << 20))
 }
 
 /// The bytes of all files under `folder`; links count nothing.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use vgpu_e2e::program::Program;
 
 use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
@@ -48,19 +48,11 @@ pub fn gpu() -> anyhow::Result<()> {
     let script = folder.join("gpu-check.sh");
     std::fs::write(&script, SCRIPT)?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
-    let bytes = dist::weight(&folder)?;
-    if bytes > LIMIT_BYTES {
-        bail!(
-            "{} weighs {} MiB, more than {} MiB",
-            folder.display(),
-            bytes >> 20,
-            LIMIT_BYTES >> 20
-        );
-    }
+    let weight = dist::within(&folder, dist::weight(&folder)?, LIMIT_BYTES)?;
     say(&format!(
         "{} is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu/gpu-check.sh",
         relative(&folder).display(),
-        bytes as f64 / f64::from(1 << 20)
+        weight
     ));
     Ok(())
 }

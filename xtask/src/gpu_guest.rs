@@ -5,7 +5,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::shell::{cargo, copy, fresh_folder, run, run_quietly, say};
 use crate::{dist, guest, machine, places, programs, qemu};
@@ -51,18 +51,10 @@ pub fn bundle() -> anyhow::Result<()> {
     let script = folder.join("gpu-guest.sh");
     std::fs::write(&script, SCRIPT)?;
     std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
-    let bytes = dist::weight(&folder)?;
-    if bytes > LIMIT_BYTES {
-        bail!(
-            "{} weighs {} MiB, more than {} MiB",
-            folder.display(),
-            bytes >> 20,
-            LIMIT_BYTES >> 20
-        );
-    }
+    let weight = dist::within(&folder, dist::weight(&folder)?, LIMIT_BYTES)?;
     say(&format!(
         "dist/gpu-guest is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu-guest/gpu-guest.sh",
-        bytes as f64 / f64::from(1 << 20)
+        weight
     ));
     Ok(())
 }

@@ -180,11 +180,7 @@ fn plan(built: &Built) -> anyhow::Result<(Vec<Ran>, String)> {
     let mut script =
         "#!/bin/sh\nexport LD_LIBRARY_PATH=/opt/vgpu:/opt/runtimes\ncd /tmp\n".to_owned();
     for program in &built.programs {
-        let expected = program
-            .expected
-            .as_ref()
-            .map(std::fs::read_to_string)
-            .transpose()?;
+        let expected = program.expected_output()?;
         for (file, _) in program.binaries() {
             for run in &program.runs {
                 let environment: Vec<String> = run

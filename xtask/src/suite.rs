@@ -227,11 +227,7 @@ fn cuda_programs(
 ) -> anyhow::Result<()> {
     let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
     for program in &built.programs {
-        let expected = program
-            .expected
-            .as_ref()
-            .map(std::fs::read_to_string)
-            .transpose()?;
+        let expected = program.expected_output()?;
         for (file, variant) in program.binaries() {
             for run in &program.runs {
                 let mut command = Command::new(built.folder.join(&file));

@@ -5,8 +5,7 @@ use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::probe;
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+use vgpu_channel::link::event::ready;
 use vgpu_channel::link::listener::refuse;
 use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
 use vgpu_channel::segment::{HugePages, SegmentFd};
@@ -218,27 +218,12 @@ impl Server {
         if let Some(machine) = &self.machine {
             machine.watch(&mut tokens, &mut fds, Token::Machine);
         }
-        let left = self.time_left();
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Vec::new(),
-            Err(error) => {
-                tracing::error!("the event loop cannot wait: {error}");
-                // Never a spinning loop, whatever is wrong.
-                std::thread::sleep(PAUSE);
-                return Vec::new();
-            }
-        }
-        tokens
-            .into_iter()
-            .zip(&fds)
-            .map(|(token, fd)| (token, fd.revents()))
-            .filter(|(_, flags)| !flags.is_empty())
-            .collect()
+        ready(tokens, &mut fds, Some(self.time_left())).unwrap_or_else(|error| {
+            tracing::error!("the event loop cannot wait: {error}");
+            // Never a spinning loop, whatever is wrong.
+            std::thread::sleep(PAUSE);
+            Vec::new()
+        })
     }
 
     /// How long the loop may sleep.

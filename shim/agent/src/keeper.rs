@@ -22,7 +22,7 @@ use crate::messages::{
 };
 use crate::pin::Pin;
 use crate::store::{Store, Stored};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use vgpu_channel::link::event::ready;
 use vgpu_channel::link::{LinkError, Listener, Socket};
 use vgpu_channel::segment::SegmentFd;
 use zerocopy::{IntoBytes, transmute};
@@ -309,10 +310,6 @@ impl Keeper {
                 Slot::Running(_) => None,
             })
             .min();
-        let timeout = due.map(|due| Timespec {
-            tv_sec: due.as_secs() as i64,
-            tv_nsec: due.subsec_nanos().into(),
-        });
         // A word is heard before the death of who said it.
         let mut tokens = vec![Token::Signals];
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
@@ -329,21 +326,14 @@ impl Keeper {
             tokens.push(Token::ParserDeath);
             fds.push(PollFd::new(&parser.pidfd, PollFlags::IN));
         }
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Vec::new(),
+        match ready(tokens, &mut fds, due) {
+            Ok(ready) => ready.into_iter().map(|(token, _)| token).collect(),
             Err(error) => {
                 tracing::error!("the keeper cannot wait: {error}");
                 std::thread::sleep(BACKOFF_FIRST);
-                return Vec::new();
+                Vec::new()
             }
         }
-        tokens
-            .into_iter()
-            .zip(&fds)
-            .filter(|(_, fd)| !fd.revents().is_empty())
-            .map(|(token, _)| token)
-            .collect()
     }
 
     fn mapper_speaks(&mut self) {

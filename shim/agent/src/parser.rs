@@ -11,13 +11,13 @@
 
 use crate::messages::{CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser};
 use crate::options::ParserOptions;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+use vgpu_channel::link::event::ready;
 use vgpu_channel::link::listener::{HELLO_TIMEOUT, refuse};
 use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Hello, WELCOME_FDS};
 use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
@@ -210,27 +210,12 @@ impl Parser {
                 fds.push(PollFd::new(pidfd, PollFlags::IN));
             }
         }
-        let left = self.time_left();
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Vec::new(),
-            Err(error) => {
-                tracing::error!("the parser cannot wait: {error}");
-                // Never a spinning loop, whatever is wrong.
-                std::thread::sleep(PAUSE);
-                return Vec::new();
-            }
-        }
-        tokens
-            .into_iter()
-            .zip(&fds)
-            .map(|(token, fd)| (token, fd.revents()))
-            .filter(|(_, flags)| !flags.is_empty())
-            .collect()
+        ready(tokens, &mut fds, Some(self.time_left())).unwrap_or_else(|error| {
+            tracing::error!("the parser cannot wait: {error}");
+            // Never a spinning loop, whatever is wrong.
+            std::thread::sleep(PAUSE);
+            Vec::new()
+        })
     }
 
     /// Whether the mapper may yet begin, so that a program is better kept than refused.

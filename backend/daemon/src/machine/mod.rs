@@ -4,7 +4,10 @@
 //! |---|---|
 //! | [`front`] | the vhost-user protocol, on a thread of its own |
 //! | [`table`] | the guest's RAM |
-//! | [`ring`] | the virtqueues |
+//! | [`life`] | what the monitor does with the machine |
+//! | [`requests`] | the control queue |
+//! | [`doorbell`] | the doorbell queue |
+//! | [`ring`] | how a virtqueue is read and written |
 //! | [`channel`] | one channel |
 //! | here | what the event loop does for the machine |
 //!
@@ -18,7 +21,10 @@
 //! | resets the device, or is gone | all workers are reaped |
 
 mod channel;
+mod doorbell;
 mod front;
+mod life;
+mod requests;
 mod ring;
 mod table;
 
@@ -26,32 +32,31 @@ use crate::client::Terms;
 use crate::log::Limit;
 use crate::options::Options;
 use anyhow::{Context, Result, bail};
-use channel::{Answer, Channel, Segments, Stage, refuse_growth, refuse_open};
+use channel::{Channel, Stage};
 use front::{LoopEnd, Message};
 use ring::{Chain, Ring};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
-use table::{Files, Table, Unusable};
+use table::Table;
 use vgpu_channel::control::ControlLayout;
 use vgpu_channel::link::message::{MAJOR, MINOR};
 use vgpu_channel::link::virtio::{
-    CONFIG_MAGIC, CONTROL_QUEUE, Closed, DOORBELL_QUEUE, DeviceConfig, KIND_CLOSE, KIND_GROW,
-    KIND_HELLO, KIND_OPEN, MAX_REQUEST, NOTICE_ENDED, NOTICE_WAKE, Notice, Open, Order, Piece,
-    Request, Ring as RingWire, SessionHello, SessionWelcome, parse,
+    CONFIG_MAGIC, CONTROL_QUEUE, Closed, DeviceConfig, KIND_CLOSE, KIND_GROW, KIND_HELLO,
+    KIND_OPEN, Request, SessionWelcome,
 };
 pub use vgpu_channel::link::virtio::{QUEUE_SIZE, QUEUES};
 use vgpu_channel::link::{Event, GrowResponse, LinkStatus, Welcome};
 use vgpu_protocol::number::fingerprint;
 use vgpu_worker::setup::QUIESCE_TIME;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 /// Bytes of the configuration space.
 pub const CONFIG_BYTES: usize = size_of::<DeviceConfig>();
@@ -420,505 +425,6 @@ impl Machine {
             let _ = std::fs::remove_file(path);
         }
         self.end_where(true, |_, _| true);
-    }
-
-    // --- the front-end ---
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Came => self.connected = true,
-            Message::Start {
-                index,
-                place,
-                kick,
-                call,
-                enabled,
-            } => {
-                self.life += 1;
-                match Ring::start(self.table.memory(), &place, kick, call, self.life) {
-                    Ok(mut ring) => {
-                        ring.enabled = enabled;
-                        if let Some(slot) = self.rings.get_mut(index) {
-                            *slot = Some(ring);
-                        }
-                        if index == CONTROL_QUEUE {
-                            self.go_on(place.base);
-                        }
-                        self.more = true;
-                    }
-                    Err(error) => tracing::error!("queue {index} cannot be served: {error}"),
-                }
-            }
-            Message::Call(index, call) => {
-                if let Some(Some(ring)) = self.rings.get_mut(index) {
-                    ring.set_call(call);
-                }
-            }
-            Message::Enable(index, enabled) => {
-                if let Some(Some(ring)) = self.rings.get_mut(index) {
-                    ring.enabled = enabled;
-                    self.more = true;
-                }
-            }
-            Message::Stop(index, answer) if index == CONTROL_QUEUE => {
-                self.quiet_by = Some(Instant::now() + QUIESCE_TIME);
-                for channel in self.channels.values_mut() {
-                    channel.quiesce();
-                }
-                self.wait = Some(Wait::Stop(answer));
-            }
-            Message::Stop(index, answer) => {
-                while let Some(chain) = self.kept.pop_front() {
-                    self.give(index, &chain, &[]);
-                }
-                let ring = self.rings.get_mut(index).and_then(Option::take);
-                let _ = answer.send(ring.map_or(0, |ring| ring.base()));
-            }
-            Message::Memory(table, done) => {
-                let lost: Vec<u64> = self
-                    .claims
-                    .iter()
-                    .filter(|(start, (end, _))| !self.table.keeps(&table, **start, *end))
-                    .map(|(_, (_, owner))| *owner)
-                    .collect();
-                self.end_where(false, |id, _| lost.contains(&id));
-                self.wait = Some(Wait::Memory(table, done));
-            }
-            Message::Reset(done) => {
-                self.drop_driver();
-                self.wait = Some(Wait::Reset(done));
-            }
-            Message::Gone(done) => {
-                self.drop_driver();
-                self.wait = Some(Wait::Gone(done));
-            }
-        }
-    }
-
-    /// There is no driver any more: nothing is answered, everything ends.
-    fn drop_driver(&mut self) {
-        self.rings = [None, None];
-        self.kept.clear();
-        self.hellos.clear();
-        self.session = None;
-        self.stopped_at = None;
-        self.quiet_by = None;
-        self.end_where(true, |_, _| true);
-    }
-
-    /// The control queue starts: where it stopped, the channels go on.
-    fn go_on(&mut self, base: u16) {
-        // Position 0 is where every new driver begins.
-        if self.stopped_at.take() == Some(base) && base != 0 {
-            for channel in self.channels.values_mut() {
-                channel.resume();
-            }
-        } else if self.session.take().is_some() {
-            tracing::info!("the device starts anew: all channels are closed");
-            self.end_where(true, |_, _| true);
-        }
-    }
-
-    fn answer_front(&mut self) {
-        let still = || self.channels.values().all(Channel::is_still) && self.hellos.is_empty();
-        let over = match &self.wait {
-            None => return,
-            Some(Wait::Stop(_)) => still(),
-            Some(Wait::Memory(..)) => !self
-                .channels
-                .values()
-                .any(|channel| matches!(channel.stage, Stage::Ending)),
-            Some(Wait::Reset(_) | Wait::Gone(_)) => self.workers() == 0,
-        };
-        if !over {
-            return;
-        }
-        // Whoever asked is gone only if the daemon ends.
-        match self.wait.take() {
-            Some(Wait::Stop(answer)) => {
-                self.quiet_by = None;
-                let ring = self.rings.get_mut(CONTROL_QUEUE).and_then(Option::take);
-                let base = ring.map_or(0, |ring| ring.base());
-                self.stopped_at = Some(base);
-                let _ = answer.send(base);
-            }
-            Some(Wait::Memory(table, done)) => {
-                self.table = table;
-                self.more = true;
-                let _ = done.send(());
-            }
-            Some(Wait::Reset(done)) => {
-                let _ = done.send(());
-            }
-            Some(Wait::Gone(done)) => {
-                self.table = Table::default();
-                self.connected = false;
-                let _ = done.send(());
-            }
-            None => {}
-        }
-    }
-
-    // --- the control queue ---
-
-    fn give(&mut self, index: usize, chain: &Chain, bytes: &[u8]) {
-        if let Some(Some(ring)) = self.rings.get_mut(index) {
-            ring.give(self.table.memory(), chain, bytes);
-        }
-    }
-
-    fn answer_all(&mut self, answers: impl IntoIterator<Item = Answer>) {
-        for answer in answers {
-            match answer {
-                Answer::Welcome(chain, welcome) => {
-                    self.give(CONTROL_QUEUE, &chain, welcome.as_bytes());
-                }
-                Answer::Grown(chain, response) => {
-                    self.give(CONTROL_QUEUE, &chain, response.as_bytes());
-                }
-                Answer::Closed(chain) => self.give_closed(&chain, LinkStatus::Ok),
-            }
-        }
-    }
-
-    fn give_closed(&mut self, chain: &Chain, status: LinkStatus) {
-        let closed = Closed {
-            status: status as u32,
-            reserved: 0,
-        };
-        self.give(CONTROL_QUEUE, chain, closed.as_bytes());
-    }
-
-    fn serve_control(&mut self, terms: &Terms) {
-        for _ in 0..BURST {
-            if !self.is_served(CONTROL_QUEUE) {
-                return;
-            }
-            let Some(Some(ring)) = self.rings.get_mut(CONTROL_QUEUE) else {
-                return;
-            };
-            let Some((chain, bytes)) = ring.take(self.table.memory(), MAX_REQUEST) else {
-                return;
-            };
-            self.request(chain, &bytes.unwrap_or_default(), terms);
-        }
-        self.more = true;
-    }
-
-    fn request(&mut self, chain: Chain, bytes: &[u8], terms: &Terms) {
-        let order = match parse(bytes) {
-            Ok(order) if chain.len >= room(bytes) => order,
-            Ok(_) => {
-                self.complaints.warn(format_args!(
-                    "a request from the guest has no room for its answer"
-                ));
-                return self.give_closed(&chain, LinkStatus::Malformed);
-            }
-            Err(error) => {
-                self.complaints
-                    .warn(format_args!("a request from the guest is refused: {error}"));
-                return self.give_closed(&chain, LinkStatus::Malformed);
-            }
-        };
-        let answer = match order {
-            Order::Hello(hello) => {
-                self.hello(chain, &hello);
-                None
-            }
-            Order::Open {
-                channel,
-                open,
-                control,
-                heap,
-            } => match self.admit(channel, &open, &control) {
-                Ok(()) => self.open(chain, channel, &open, &control, &heap, terms),
-                Err(status) => {
-                    self.complaints
-                        .warn(format_args!("channel {channel} is not opened: {status}"));
-                    Some(refuse_open(chain, status))
-                }
-            },
-            Order::Grow {
-                channel,
-                id,
-                pieces,
-            } => self.grow(chain, channel, id, &pieces, terms.pinned),
-            Order::Close { channel } => self.close(chain, channel),
-        };
-        self.answer_all(answer);
-    }
-
-    fn hello(&mut self, chain: Chain, hello: &SessionHello) {
-        if hello.major != MAJOR {
-            self.complaints.warn(format_args!(
-                "the agent in the guest has version {}.{}, which is not served",
-                hello.major, hello.minor
-            ));
-            return self.welcome_session(&chain, LinkStatus::Version);
-        }
-        if self
-            .session
-            .is_none_or(|session| session.number != hello.session)
-        {
-            self.session = Some(Session {
-                number: hello.session,
-                last: 0,
-            });
-            self.end_where(true, |_, _| true);
-        }
-        self.hellos.push((chain, self.next));
-    }
-
-    fn welcome_session(&mut self, chain: &Chain, status: LinkStatus) {
-        let welcome = SessionWelcome {
-            status: status as u32,
-            max_channels: u32::try_from(self.max_channels).unwrap_or(u32::MAX),
-            major: MAJOR,
-            minor: MINOR,
-            flags: 0,
-        };
-        self.give(CONTROL_QUEUE, chain, welcome.as_bytes());
-    }
-
-    fn answer_hellos(&mut self) {
-        // Channels of this session that were opened before the same hello came again are no hindrance.
-        let oldest = self
-            .channels
-            .iter()
-            .find(|(_, channel)| channel.forget)
-            .map_or(u64::MAX, |(id, _)| *id);
-        let waiting = std::mem::take(&mut self.hellos);
-        for (chain, next) in waiting {
-            if oldest <= next {
-                self.hellos.push((chain, next));
-            } else {
-                self.welcome_session(&chain, LinkStatus::Ok);
-            }
-        }
-    }
-
-    /// Whether a channel may be opened, but for its pieces.
-    fn admit(&mut self, number: u64, open: &Open, control: &[Piece]) -> Result<(), LinkStatus> {
-        let session = self.session.as_mut().ok_or(LinkStatus::Denied)?;
-        if open.hello.session != session.number {
-            return Err(LinkStatus::Denied);
-        }
-        if number <= session.last {
-            return Err(LinkStatus::Malformed);
-        }
-        session.last = number;
-        if control.iter().map(|piece| piece.len).sum::<u64>() != self.control_bytes {
-            return Err(LinkStatus::Malformed);
-        }
-        // Those that are being closed still hold memory, so they count.
-        if self.channels.len() >= self.max_channels {
-            return Err(LinkStatus::Busy);
-        }
-        Ok(())
-    }
-
-    fn open(
-        &mut self,
-        chain: Chain,
-        number: u64,
-        open: &Open,
-        control: &[Piece],
-        heap: &[Piece],
-        terms: &Terms,
-    ) -> Option<Answer> {
-        let id = self.next + 1;
-        let all = [control, heap].concat();
-        let segments = match self.resolve_all(id, [control, heap], (0, 0), terms.pinned) {
-            Ok((files, [control, heap])) => Segments {
-                control,
-                heap,
-                files,
-            },
-            Err(status) => {
-                self.complaints
-                    .warn(format_args!("channel {number} is not opened: {status}"));
-                return Some(refuse_open(chain, status));
-            }
-        };
-        tracing::info!("{}", Channel::introduce(number, open));
-        let cache = self.cache.as_deref();
-        let lock = self.lock.as_fd();
-        match Channel::start(number, open, &segments, terms, cache, lock, chain) {
-            Ok(channel) => {
-                self.next = id;
-                self.claim(id, &all);
-                self.channels.insert(id, channel);
-                None
-            }
-            Err((chain, error)) => {
-                tracing::error!("a worker could not be started: {error}");
-                Some(refuse_open(chain, LinkStatus::Internal))
-            }
-        }
-    }
-
-    fn claim(&mut self, id: u64, pieces: &[Piece]) {
-        for piece in pieces {
-            let end = piece.address.saturating_add(piece.len);
-            self.claims.insert(piece.address, (end, id));
-        }
-    }
-
-    /// Finds the pieces of segments in the guest's RAM: nobody else's, and with what the channel has, not too much.
-    fn resolve_all<const N: usize>(
-        &self,
-        id: u64,
-        lists: [&[Piece]; N],
-        (bytes, maps): (u64, usize),
-        pinned: u64,
-    ) -> Result<(Files<'_>, [Vec<vgpu_channel::segment::FilePiece>; N]), LinkStatus> {
-        let mut own: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        let mut total = bytes;
-        for piece in lists.iter().copied().flatten() {
-            let (start, end) = (piece.address, piece.address.saturating_add(piece.len));
-            if overlaps(&self.claims, start, end) || overlaps(&own, start, end) {
-                self.complaints.warn(format_args!(
-                    "a piece at {start:#x} belongs to a channel already"
-                ));
-                return Err(LinkStatus::Denied);
-            }
-            own.insert(start, (end, id));
-            total = total.saturating_add(piece.len);
-        }
-        if total > pinned {
-            return Err(LinkStatus::NoMemory);
-        }
-        let mut files = Files::default();
-        let mut resolved = lists.map(|_| Vec::new());
-        let mut maps = maps;
-        for (list, pieces) in resolved.iter_mut().zip(lists) {
-            *list = self.table.resolve(pieces, &mut files).map_err(|error| {
-                self.complaints.warn(format_args!("{error}"));
-                match error {
-                    Unusable::Files => LinkStatus::NoMemory,
-                    _ => LinkStatus::Denied,
-                }
-            })?;
-            maps = maps.saturating_add(list.len());
-        }
-        if maps > MAX_MAPS {
-            return Err(LinkStatus::NoMemory);
-        }
-        Ok((files, resolved))
-    }
-
-    fn find(&self, number: u64) -> Option<u64> {
-        self.channels
-            .iter()
-            .find(|(_, channel)| channel.number == number && channel.is_open())
-            .map(|(id, _)| *id)
-    }
-
-    fn grow(
-        &mut self,
-        chain: Chain,
-        number: u64,
-        id: u32,
-        pieces: &[Piece],
-        pinned: u64,
-    ) -> Option<Answer> {
-        let refuse = |chain, status| {
-            self.complaints
-                .warn(format_args!("channel {number} does not grow: {status}"));
-            Some(refuse_growth(chain, id, status))
-        };
-        let Some(own) = self.find(number) else {
-            return refuse(chain, LinkStatus::Denied);
-        };
-        let has = match self.channels.get(&own) {
-            Some(channel) if channel.can_grow() => (channel.bytes, channel.maps),
-            _ => return refuse(chain, LinkStatus::Busy),
-        };
-        // The channel is taken out meanwhile, as the files borrow the table.
-        let Some(mut channel) = self.channels.remove(&own) else {
-            return refuse(chain, LinkStatus::Denied);
-        };
-        let answer = match self.resolve_all(own, [pieces], has, pinned) {
-            Ok((files, [list])) => {
-                channel.grow(chain, id, &list, &files);
-                None
-            }
-            Err(status) => refuse(chain, status),
-        };
-        if answer.is_none() {
-            self.claim(own, pieces);
-        }
-        self.channels.insert(own, channel);
-        answer
-    }
-
-    fn close(&mut self, chain: Chain, number: u64) -> Option<Answer> {
-        let Some(id) = self.find(number) else {
-            return Some(Answer::Closed(chain));
-        };
-        let answer = self.channels.get_mut(&id)?.close(chain);
-        if answer.is_some() {
-            self.remove(id);
-        }
-        answer
-    }
-
-    // --- the doorbell queue ---
-
-    fn serve_doorbell(&mut self) {
-        for _ in 0..BURST {
-            if !self.is_served(DOORBELL_QUEUE) {
-                return;
-            }
-            let Some(Some(ring)) = self.rings.get_mut(DOORBELL_QUEUE) else {
-                return;
-            };
-            let Some((chain, bytes)) = ring.take(self.table.memory(), size_of::<RingWire>()) else {
-                return;
-            };
-            let bytes = bytes.unwrap_or_default();
-            if bytes.is_empty() && chain.len >= size_of::<Notice>() {
-                self.kept.push_back(chain);
-                continue;
-            }
-            if let Ok(wire) = RingWire::read_from_bytes(&bytes)
-                && let Some(channel) = self
-                    .find(wire.channel)
-                    .and_then(|id| self.channels.get(&id))
-            {
-                channel.ring();
-            }
-            self.give(DOORBELL_QUEUE, &chain, &[]);
-        }
-        self.more = true;
-    }
-
-    /// Tells the driver what happened, as far as there are chains for it. The rest waits, each channel's wakes as one.
-    fn notify(&mut self) {
-        if self.kept.is_empty() || !self.is_served(DOORBELL_QUEUE) {
-            return;
-        }
-        let mut notices = Vec::new();
-        for channel in self.channels.values_mut() {
-            for (flag, kind) in [
-                (&mut channel.woke, NOTICE_WAKE),
-                (&mut channel.ended, NOTICE_ENDED),
-            ] {
-                if *flag && !channel.forget && notices.len() < self.kept.len() {
-                    *flag = false;
-                    notices.push(Notice {
-                        kind,
-                        reserved: 0,
-                        channel: channel.number,
-                    });
-                }
-            }
-        }
-        for notice in notices {
-            if let Some(chain) = self.kept.pop_front() {
-                self.give(DOORBELL_QUEUE, &chain, notice.as_bytes());
-            }
-        }
     }
 }
 

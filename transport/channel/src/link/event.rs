@@ -92,6 +92,26 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Res
     }
 }
 
+/// Waits until a descriptor is ready, a signal handler ran or `timeout` is over, and gives what is ready, each with the
+/// token beside its descriptor. For the event loops of daemon and agent.
+///
+/// # Errors
+///
+/// The system's error, out of memory as a rule. The caller must not try again at once.
+pub fn ready<T>(
+    tokens: Vec<T>,
+    fds: &mut [PollFd<'_>],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<(T, PollFlags)>> {
+    poll(fds, timeout)?;
+    Ok(tokens
+        .into_iter()
+        .zip(fds.iter())
+        .map(|(token, fd)| (token, fd.revents()))
+        .filter(|(_, flags)| !flags.is_empty())
+        .collect())
+}
+
 /// What a poll entry shows when the other end of a connection is gone.
 pub(crate) const GONE: PollFlags = PollFlags::HUP
     .union(PollFlags::ERR)
