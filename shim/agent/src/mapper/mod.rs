@@ -4,10 +4,10 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`rings`] | the device's queues and their buffers |
-//! | [`session`] | the session with the host |
-//! | [`life`] | a channel from the wish for it to the last page given back |
+//! | `session` | the session with the host |
+//! | `life` | a channel from the wish for it to the last page given back |
 //! | [`channels`] | channels and their stages |
-//! | [`programs`] | the socket to the parser |
+//! | `programs` | the socket to the parser |
 //! | [`memory`] | the thread that makes pages |
 //! | [`nap`] | sleeping without interrupts |
 //! | [`start`] | how the process begins |
