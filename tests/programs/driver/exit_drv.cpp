@@ -59,12 +59,15 @@ int main() {
     // Work left unfinished, and a host function pending, at the moment of the exit.
     for (int i = 0; i < 50; ++i) CU(launch(fill, stream, 1, word, 1u, 1));
     if (!on_native_driver()) {
-        // A thread that never stops launching by itself.
+        // A thread that never stops launching by itself, into memory that nobody frees: a kernel that writes to what the
+        // destructor just freed would be a fault of this program's own.
         static std::atomic<int> launches{0};
-        std::thread([context = gpu.context] {
+        CUdeviceptr lasting;
+        CU(cuMemAlloc(&lasting, 4));
+        std::thread([context = gpu.context, lasting] {
             cuCtxSetCurrent(context);
             for (;;) {
-                CUresult status = launch(fill, stream, 1, word, 2u, 1);
+                CUresult status = launch(fill, stream, 1, lasting, 2u, 1);
                 if (status != CUDA_SUCCESS) std::this_thread::sleep_for(std::chrono::milliseconds(1));
                 launches.fetch_add(1);
             }
