@@ -1,7 +1,8 @@
 //! `kill -9` at random moments, of the program, of its worker, of the daemon: survivors end or get a CUDA error soon,
 //! nothing is left behind, and another client notices nothing.
 //!
-//! `VGPU_E2E_KILLS` sets the number of kills of each kind (default 8), `VGPU_E2E_SEED` the moments.
+//! `VGPU_E2E_KILLS` sets the number of kills of each kind (default 8), `VGPU_E2E_SEED` the moments, `VGPU_E2E_DEVICE` the
+//! device. `cargo xtask gpu` packs this test for a machine with a GPU.
 
 mod support;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, alone, backend, eventually};
+use support::{Client, alone, backend, device, eventually};
 use vgpu_e2e::backend::Backend;
 use vgpu_e2e::process::{descriptors, family, is_alive, shared_memory};
 
@@ -257,7 +258,7 @@ fn a_program_whose_daemon_is_killed_ends_or_gets_an_error_and_a_new_daemon_serve
             orphans.iter().all(|pid| !is_alive(*pid))
         });
         backend
-            .restart("software")
+            .restart(&device())
             .unwrap_or_else(|error| panic!("{error:#}"));
         let next = Client::start(&backend, "launch");
         next.wait_until_ready();

@@ -18,13 +18,7 @@ rm -f "$out"/{native,shim,daemon,bench}.log "$out/table.txt"
 ln -sf libcuda.so.1 "$here/lib/libcuda.so"
 chmod +x "$here"/bin/* "$here"/programs/* 2>/dev/null
 
-# The real driver: where the loader finds it, or where container runtimes put it.
-driver=
-for folder in $(ldconfig -p 2>/dev/null | sed -n 's,.*libcuda\.so\.1.* => \(.*\)/[^/]*$,\1,p') \
-    /usr/local/nvidia/lib64 /usr/lib/x86_64-linux-gnu /usr/lib64 /usr/lib/wsl/lib; do
-    if [ -e "$folder/libcuda.so.1" ]; then driver=$folder; break; fi
-done
-if [ -z "$driver" ]; then echo "gpu-check: no NVIDIA driver on this machine" >&2; exit 2; fi
+. "$here/driver.sh"
 { echo "driver library: $driver/libcuda.so.1"; "$driver/../bin/nvidia-smi" -L 2>/dev/null || nvidia-smi -L 2>/dev/null; uname -srm; nproc; } | tee "$out/table.txt"
 
 daemon=

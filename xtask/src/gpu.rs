@@ -7,13 +7,18 @@ use std::path::Path;
 use anyhow::Context;
 use vgpu_e2e::program::Program;
 
-use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
+use crate::shell::{cargo, copy, create_folder, display, fresh_folder, run, say};
 use crate::{dist, places, programs};
 
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
 
-const SCRIPT: &str = include_str!("gpu-check.sh");
+/// What is run there; `driver.sh` is part of the others.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("gpu-check.sh", include_str!("gpu-check.sh")),
+    ("gpu-kills.sh", include_str!("gpu-kills.sh")),
+    ("driver.sh", include_str!("driver.sh")),
+];
 
 /// Builds everything and lays out `dist/gpu`.
 pub fn gpu() -> anyhow::Result<()> {
@@ -45,15 +50,44 @@ pub fn gpu() -> anyhow::Result<()> {
         let entry = entry?;
         copy(&entry.path(), &frameworks.join(entry.file_name()))?;
     }
-    let script = folder.join("gpu-check.sh");
-    std::fs::write(&script, SCRIPT)?;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    tests(&folder.join("tests"))?;
+    for (name, text) in SCRIPTS {
+        let script = folder.join(name);
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    }
     let weight = dist::within(&folder, dist::weight(&folder)?, LIMIT_BYTES)?;
     say(&format!(
         "{} is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu/gpu-check.sh",
         relative(&folder).display(),
         weight
     ));
+    Ok(())
+}
+
+/// The test of sudden deaths and the client that it starts.
+fn tests(folder: &Path) -> anyhow::Result<()> {
+    create_folder(folder)?;
+    let mut build = cargo();
+    build
+        .args(["test", "--release", "-p", "vgpu-e2e", "--features", "built"])
+        .args(["--test", "sudden_death", "--no-run"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(std::process::Stdio::inherit());
+    say(&display(&build));
+    let output = build.output().context("cannot start cargo")?;
+    anyhow::ensure!(output.status.success(), "the tests cannot be built");
+    for message in cargo_metadata::Message::parse_stream(output.stdout.as_slice()) {
+        let cargo_metadata::Message::CompilerArtifact(artifact) = message? else {
+            continue;
+        };
+        let name = artifact.target.name;
+        if let Some(program) = artifact.executable
+            && ["sudden_death", "e2e-client"].contains(&name.as_str())
+        {
+            dist::install(program.as_std_path(), &folder.join(name))?;
+        }
+    }
     Ok(())
 }
 

@@ -25,14 +25,22 @@ pub fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A software backend, or a panic with its last words.
-pub fn backend() -> Backend {
-    Backend::start(&parts(), "software").unwrap_or_else(|error| panic!("{error:#}"))
+/// The device under test: that of `VGPU_E2E_DEVICE`, else the software device.
+pub fn device() -> String {
+    std::env::var("VGPU_E2E_DEVICE").unwrap_or_else(|_| "software".to_owned())
 }
 
-/// The command that starts `e2e-client MODE`, not yet attached to a backend.
+/// A backend with the device under test, or a panic with its last words.
+pub fn backend() -> Backend {
+    Backend::start(&parts(), &device()).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The command that starts `e2e-client MODE`, not yet attached to a backend. `VGPU_E2E_CLIENT` says where the program is
+/// when the test runs on another machine than the one that built it.
 pub fn client_command(mode: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_e2e-client"));
+    let elsewhere = std::env::var_os("VGPU_E2E_CLIENT");
+    let mut command =
+        Command::new(elsewhere.unwrap_or_else(|| env!("CARGO_BIN_EXE_e2e-client").into()));
     command
         .arg(mode)
         .stdin(Stdio::piped())
