@@ -8,10 +8,10 @@ use crate::live::Kind;
 use crate::state::Worker;
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vgpu_channel::ring::{Record, RecordBuf};
 use vgpu_channel::server::Consumer;
-use vgpu_channel::wait::SpinBudget;
+use vgpu_channel::wait::{AdaptiveSpin, SpinBudget};
 use vgpu_protocol::cuda::{CUresult, CUstream};
 use vgpu_protocol::number::{CALLS, Place, call, internal};
 use vgpu_protocol::wire::{self, Blob, RECORD_BLOB, RECORD_FOREIGN, read_prefix};
@@ -66,7 +66,7 @@ pub struct Issuer {
     consumer: Consumer,
     thread: Executor,
     lanes: Lanes,
-    spin: SpinBudget,
+    spin: AdaptiveSpin,
     /// The context whose records are executed here: the first that was current in a record.
     home: u64,
 }
@@ -79,14 +79,9 @@ impl Issuer {
             lanes: Lanes::new(Arc::clone(&worker)),
             worker,
             consumer,
-            spin: SpinBudget::default(),
+            spin: AdaptiveSpin::new(SpinBudget::default()),
             home: 0,
         }
-    }
-
-    /// Sets how long to spin for a record before sleeping.
-    pub fn set_spin(&mut self, spin: SpinBudget) {
-        self.spin = spin;
     }
 
     /// Runs until the client is gone, the ring is corrupt or the worker stops.
@@ -128,12 +123,15 @@ impl Issuer {
         if self.worker.stopping() {
             return Some(Ended::Stopped);
         }
-        if self.consumer.ready() || self.consumer.spin(&self.spin) {
+        if self.consumer.ready() || self.consumer.spin(&self.spin.budget()) {
             return None;
         }
         look_for_faults(&self.worker, &mut self.thread);
+        let asleep = Instant::now();
         // The limit only serves `Worker::stop`; a client's record or end wakes at once.
-        match self.consumer.sleep(None, Some(Duration::from_secs(1))) {
+        let woken = self.consumer.sleep(None, Some(Duration::from_secs(1)));
+        self.spin.outlived(asleep.elapsed());
+        match woken {
             Ok(woken) if woken.gone && !self.consumer.ready() => Some(Ended::Gone),
             Ok(_) => None,
             Err(error) => {

@@ -38,6 +38,10 @@ pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server may take to grant or refuse more memory.
 const GROW_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a thread spins for an answer before it sleeps. Without a channel between, the thread would be executing the
+/// call meanwhile; those that enter the kernel, allocations say, take about as long.
+const REPLY_SPIN: Duration = Duration::from_micros(100);
+
 /// The heap grows by at least this much at a time.
 const GROW_STEP: u64 = 64 << 20;
 
@@ -202,7 +206,7 @@ impl Channel {
                 wake: Event::from_fd(wake),
                 socket,
             },
-            spin: SpinBudget::default(),
+            spin: SpinBudget::new(REPLY_SPIN),
             server_fingerprint: welcome.fingerprint,
             server_minor: welcome.minor,
             doorbell,

@@ -56,10 +56,6 @@ struct State {
     entries: VecDeque<Entry>,
 }
 
-/// Bytes in use beyond which chunks are taken back before the ring is full: memory that was touched a moment ago is in
-/// the caches and has its pages mapped, the rest of the ring has neither.
-const REUSE_BYTES: u64 = 256 << 10;
-
 /// The staging ring; threads share it.
 #[derive(Debug)]
 pub struct Staging {
@@ -99,12 +95,8 @@ impl Staging {
             return None;
         }
         let mut state = lock(&self.state);
-        if state.head - state.tail > REUSE_BYTES {
-            reclaim(&mut state, words);
-        }
-        if let Some(chunk) = self.cut(&mut state, len, rounded) {
-            return Some(chunk);
-        }
+        // Before there is a need: memory that was touched a moment ago is in the caches and has its pages mapped, the rest
+        // of the ring has neither.
         reclaim(&mut state, words);
         self.cut(&mut state, len, rounded)
     }
@@ -231,7 +223,7 @@ mod tests {
     fn a_ring_that_empties_starts_over_before_it_is_full() {
         let words = OneWord(Cell::new(0));
         let staging = Staging::new(0, 64 << 20);
-        let half = REUSE_BYTES / 2 + 64;
+        let half = 16 << 10;
         for word in 1..100 {
             let first = staging.alloc(half, &words).unwrap();
             let second = staging.alloc(half, &words).unwrap();

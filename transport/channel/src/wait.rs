@@ -240,6 +240,46 @@ impl Default for SpinBudget {
     }
 }
 
+/// Longest wait that an [`AdaptiveSpin`] spins through: beyond it a wake-up of some ten microseconds is lost in the wait.
+const LONGEST_SPIN: Duration = Duration::from_micros(400);
+
+/// A spin that learns from the waits before: one that ended in a sleep although it took less than 400 µs in all makes the
+/// next ones spin for twice as long as it took, a longer one takes the spin back to its beginning. Work that comes every
+/// hundred microseconds is then met awake, and work that comes every millisecond costs no more than it did.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptiveSpin {
+    least: SpinBudget,
+    now: SpinBudget,
+}
+
+impl AdaptiveSpin {
+    /// Starts with, and never spins shorter than, `least`.
+    #[must_use]
+    pub const fn new(least: SpinBudget) -> AdaptiveSpin {
+        AdaptiveSpin { least, now: least }
+    }
+
+    /// How long to spin in the next wait.
+    #[must_use]
+    pub const fn budget(&self) -> SpinBudget {
+        self.now
+    }
+
+    /// Notes that a wait outlived its spin and slept for `slept`.
+    pub fn outlived(&mut self, slept: Duration) {
+        let waited = self.now.paused.saturating_add(slept);
+        // Where the CPU is given away at once it stays so.
+        if self.least.paused.is_zero() {
+            return;
+        }
+        self.now.paused = if waited > LONGEST_SPIN {
+            self.least.paused
+        } else {
+            waited.saturating_mul(2).min(LONGEST_SPIN)
+        };
+    }
+}
+
 /// CPUs that this process may use: the more of what its main thread and the calling thread may; 1 when the system does
 /// not say.
 #[must_use]
@@ -257,4 +297,32 @@ pub fn usable_cpus() -> usize {
 #[must_use]
 pub fn unwoken_sleep(waited: Duration) -> Duration {
     (waited / 8).clamp(Duration::from_micros(1), Duration::from_micros(50))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const fn micros(time: u64) -> Duration {
+        Duration::from_micros(time)
+    }
+
+    #[test]
+    fn a_spin_grows_to_twice_a_short_wait_and_falls_back_after_a_long_one() {
+        let mut spin = AdaptiveSpin::new(SpinBudget::for_cpus(8, micros(20)));
+        spin.outlived(micros(50));
+        assert_eq!(spin.budget().paused, micros(140));
+        spin.outlived(micros(100));
+        assert_eq!(spin.budget().paused, LONGEST_SPIN);
+        spin.outlived(micros(1));
+        assert_eq!(spin.budget().paused, micros(20));
+    }
+
+    #[test]
+    fn without_a_spare_cpu_a_spin_never_grows() {
+        let least = SpinBudget::for_cpus(2, micros(20));
+        let mut spin = AdaptiveSpin::new(least);
+        spin.outlived(micros(1));
+        assert_eq!(spin.budget(), least);
+    }
 }
