@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use vgpu_channel::ring::{Record, RecordBuf};
 use vgpu_channel::server::Consumer;
-use vgpu_channel::wait::SpinBudget;
 use vgpu_protocol::cuda::{CUresult, CUstream};
 use vgpu_protocol::number::{CALLS, Place, call, internal};
 use vgpu_protocol::wire::{self, Blob, RECORD_BLOB, RECORD_FOREIGN, read_prefix};
@@ -66,7 +65,6 @@ pub struct Issuer {
     consumer: Consumer,
     thread: Executor,
     lanes: Lanes,
-    spin: SpinBudget,
     /// The context whose records are executed here: the first that was current in a record.
     home: u64,
 }
@@ -79,14 +77,8 @@ impl Issuer {
             lanes: Lanes::new(Arc::clone(&worker)),
             worker,
             consumer,
-            spin: SpinBudget::default(),
             home: 0,
         }
-    }
-
-    /// Sets how long to spin for a record before sleeping.
-    pub fn set_spin(&mut self, spin: SpinBudget) {
-        self.spin = spin;
     }
 
     /// Runs until the client is gone, the ring is corrupt or the worker stops.
@@ -128,7 +120,7 @@ impl Issuer {
         if self.worker.stopping() {
             return Some(Ended::Stopped);
         }
-        if self.consumer.ready() || self.consumer.spin(&self.spin) {
+        if self.consumer.ready() || self.consumer.spin(&self.worker.spin) {
             return None;
         }
         look_for_faults(&self.worker, &mut self.thread);

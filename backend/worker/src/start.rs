@@ -16,16 +16,17 @@ use crate::call::Executor;
 use crate::issuer::{Ended, Issuer};
 use crate::output::Output;
 use crate::quota::Quota;
-use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, Setup, SetupError};
+use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, MEMORY_PIECES, Setup, SetupError};
 use crate::state::{Addresses, Parts, Worker};
 use crate::{control, device, snapshot};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use vgpu_channel::control::ServerState;
+use vgpu_channel::control::{FEATURE_APART, ServerState};
 use vgpu_channel::link::{LinkError, LinkStatus, Socket};
 use vgpu_channel::server::{self, Channel, Consumer};
+use vgpu_channel::wait::{APART_SPIN, SpinBudget};
 use vgpu_channel::window::{Reservation, WindowError};
 use vgpu_driver::Driver;
 use vgpu_protocol::cuda::{CUdevice, CUresult};
@@ -154,6 +155,12 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
     let quota = Quota::new(setup.quota);
     let taken = snapshot::take(&driver, devices, software, &quota);
     channel.write_snapshot(&taken.bytes)?;
+    let spin = if setup.memory == MEMORY_PIECES {
+        channel.add_features(FEATURE_APART);
+        SpinBudget::new(APART_SPIN)
+    } else {
+        SpinBudget::default()
+    };
     Ok(Parts {
         driver,
         channel: Arc::clone(channel),
@@ -162,6 +169,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         output,
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
+        spin,
     })
 }
 
@@ -257,6 +265,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         output: Output::none(),
         devices,
         primaries: Vec::new(),
+        spin: SpinBudget::default(),
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();
     worker.stop();

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use vgpu_channel::client::{Channel, ConnectError, PostError};
-use vgpu_channel::control::FEATURE_REAL_SYNC;
+use vgpu_channel::control::{FEATURE_APART, FEATURE_REAL_SYNC};
 use vgpu_channel::link::{Hello, LinkError};
 use vgpu_channel::ring::{HEADER_BYTES, RecordHeader};
 use vgpu_channel::staging::{Staging, Words};
 use vgpu_channel::timeline;
-use vgpu_channel::wait::{SpinBudget, WaitError, usable_cpus};
+use vgpu_channel::wait::{APART_SPIN, SpinBudget, WaitError, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
@@ -300,12 +300,17 @@ impl Client {
                 log::line(format_args!("{name} is not passed on: {error}"));
             }
         }
-        let channel = Channel::connect(&path, &hello, reservation).map_err(|error| match &error {
+        let mut channel = Channel::connect(&path, &hello, reservation).map_err(|error| match &error {
             ConnectError::Link(LinkError::NoServer { .. }) => refuse(&format_args!(
                 "no backend answers there; start vhost-user-vgpu --listen, or use `vgpu run` ({error})"
             )),
             _ => refuse(&error),
         })?;
+        // A worker on CPUs of its own leaves this process's free to spin on, however few they are.
+        let apart = channel.features() & FEATURE_APART != 0;
+        if apart {
+            channel.set_spin(SpinBudget::apart(APART_SPIN));
+        }
         let area = channel.snapshot();
         let (snapshot, mut rest) = read_prefix::<Snapshot>(&area)
             .ok_or_else(|| refuse(&"the backend sent no snapshot"))?;
@@ -345,8 +350,12 @@ impl Client {
             snapshot,
             devices,
             staging: Staging::new(staging, STAGING_BYTES),
-            word_spin: SpinBudget::new(WORD_SPIN),
-            spare_cpus: usable_cpus() > 2,
+            word_spin: if apart {
+                SpinBudget::apart(WORD_SPIN)
+            } else {
+                SpinBudget::new(WORD_SPIN)
+            },
+            spare_cpus: apart || usable_cpus() > 2,
             copy_width: copiers::width(usable_cpus()),
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
