@@ -21,6 +21,6 @@ int main() {
     REQUIRE(device.name[0] != 0, "the device has no name");
     REQUIRE(total == device.totalGlobalMem, "%zu bytes in all, but %zu by the properties", total, device.totalGlobalMem);
     REQUIRE(free > 0 && free <= total, "%zu bytes free of %zu", free, total);
-    REQUIRE(driver >= runtime, "the driver API %d is older than the runtime %d", driver, runtime);
+    REQUIRE(driver / 1000 >= runtime / 1000, "the driver API %d is older than the runtime %d", driver, runtime);
     return PASS();
 }
