@@ -47,6 +47,13 @@ case $word in
     programs) su user -c /bin/run-programs || failed=1 ;;
     few) for round in $(seq 3); do for file in $FEW; do once $file; done; echo "ROUND $round"; done ;;
     forever) round=0; while :; do for file in $FEW; do once $file; done; round=$((round + 1)); echo "ROUND $round"; done ;;
+    copies)
+        once copy_counts
+        for kind in pinned pageable; do
+            echo "--- $kind"
+            as_user "VGPU_STATS=1 /opt/programs/copy_counts $kind" || failed=1
+        done
+        ;;
     bench)
         echo "processors: $(nproc)"
         as_user 'vgpu-bench latency' || failed=1

@@ -4,6 +4,7 @@
 #   OUT=DIR gpu-guest.sh [PART…]
 #
 # view      the guest's own view: the device's name and memory, kernel modules, files
+# copies    what CPUs copy for copies of pinned and of pageable memory, counted by library and worker
 # bench     round trips, wake-ups and launches as distributions, with 1, 2 and 4 processors
 # pair      two guests at once, then one of the two QEMUs is killed
 # programs  every test program; several minutes under emulation
@@ -116,6 +117,15 @@ view() {
     [ "$status" = 0 ] || wrong "view: status $status"
 }
 
+copies() {
+    guest copies copies 2 2048 300
+    echo "--- copies, by the count of the library in the guest"
+    sed -n '/^RUN-BEGIN/,/^agent:/p' "$out/copies.console" | grep -v '^\(RUN-\|agent:\)'
+    echo "--- by the count of the workers: twice each, once for the program that checks and once for this list"
+    grep 'bytes copied' "$out/copies.daemon.log"
+    [ "$status" = 0 ] || wrong "copies: status $status"
+}
+
 bench() {
     for processors in ${PROCESSORS:-1 2 4}; do
         guest "bench$processors" bench "$processors" 4096 900
@@ -174,10 +184,10 @@ programs() {
 
 : >"$out/table.txt"
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(view bench pair programs)
+[ ${#parts[@]} -gt 0 ] || parts=(view copies bench pair programs)
 for part in "${parts[@]}"; do
     case $part in
-        view | bench | pair | programs) $part ;;
+        view | copies | bench | pair | programs) $part ;;
         *) echo "gpu-guest: no part is called $part" >&2; exit 2 ;;
     esac
 done

@@ -5,7 +5,7 @@
 
 use crate::copy::copiers;
 use crate::stream::State;
-use crate::{call, environment, log, stream, thread, visible};
+use crate::{call, environment, log, stats, stream, thread, visible};
 use core::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -510,6 +510,7 @@ impl Client {
         let position = record.position();
         note(position as u32);
         record.publish(header);
+        stats::crossed();
         if self.epochs.enter(position) {
             stream::bring_up_to_date(self, position as u32);
         }
@@ -601,6 +602,7 @@ impl Client {
         sequence: u32,
         into: &mut [u8],
     ) -> Result<(u32, usize), CUresult> {
+        stats::waits();
         let reply = self.channel.reply(slot).map_err(|_| CUresult::UNKNOWN)?;
         let relay = self.real_sync_only();
         loop {
@@ -670,6 +672,7 @@ impl Client {
     /// # Errors
     /// The sticky error, if it strikes meanwhile.
     pub fn spin_word(&self, reached: impl Fn() -> bool) -> Result<bool, CUresult> {
+        stats::waits();
         let done = self
             .word_spin
             .spin(|| reached() || self.channel.sticky_error() != 0);
@@ -696,6 +699,7 @@ impl Client {
     /// # Errors
     /// The sticky error, or `DEVICE_UNAVAILABLE`.
     pub fn wait_word(&self, reached: impl Fn() -> bool, limit: Duration) -> Result<bool, CUresult> {
+        stats::waits();
         let waited = self.channel.poll_until(
             || reached() || self.channel.sticky_error() != 0,
             Some(limit),
