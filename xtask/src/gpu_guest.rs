@@ -14,6 +14,8 @@ use crate::{dist, guest, machine, places, programs, qemu};
 const LIMIT_BYTES: u64 = 56 << 20;
 
 const SCRIPT: &str = include_str!("gpu-guest.sh");
+/// What root's shell does in the guest.
+const INSIDE: &str = include_str!("gpu-guest-inside.sh");
 
 /// Lays out `dist/gpu-guest`: one archive and the script that unpacks and runs it.
 pub fn bundle() -> anyhow::Result<()> {
@@ -30,7 +32,7 @@ pub fn bundle() -> anyhow::Result<()> {
     let bench = folder.join("vgpu-bench");
     dist::install(&dist::release_folder().join("vgpu-bench"), &bench)?;
     let more = [(bench.clone(), "/bin/vgpu-bench".to_owned())];
-    let (image, names) = machine::image(&parts, &dist, &built, &more)?;
+    let (image, names) = machine::image(&parts, &dist, &built, INSIDE, &more)?;
     std::fs::remove_file(bench)?;
     image.save(&content.join("initramfs"))?;
     std::fs::write(content.join("names"), names.join("\n") + "\n")?;

@@ -29,7 +29,6 @@ agent || exit 1
 echo "GUEST-MODULES $(wc -l </proc/modules)"
 su user -c /bin/run-programs
 status=$?
-[ -x /bin/vgpu-bench ] && su user -c 'LD_LIBRARY_PATH=/opt/vgpu vgpu-bench measure --only launch; LD_LIBRARY_PATH=/opt/vgpu vgpu-bench measure --only pinned'
 cat /tmp/agent.log | tail -n 20 | sed 's/^/agent: /'
 exit $status
 "#;
@@ -118,7 +117,7 @@ fn boot(dist: &Path, device: &str, built: &Built, script: &str) -> anyhow::Resul
     let qemu = qemu::prepare()?;
     let parts = guest::prepare()?;
     let host = Host::start(&dist.join("bin/vhost-user-vgpu"), device)?;
-    let image = build_image(&parts, dist, built, script, &[])?;
+    let image = build_image(&parts, dist, built, script, SCRIPT, &[])?;
     let options = Options {
         memory: MEMORY_MIB,
         huge_pages: HUGE_PAGES,
@@ -130,7 +129,8 @@ fn boot(dist: &Path, device: &str, built: &Built, script: &str) -> anyhow::Resul
     Ok(Machine { guest, host })
 }
 
-/// The image of a guest that runs every program of `built`, with `more` files in it, and a label for each run.
+/// The image of a guest that holds every program of `built`, `/bin/run-programs`, which runs them all, and `more` files,
+/// and in which root's shell runs `script`; and a label for each run.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -138,10 +138,11 @@ pub fn image(
     parts: &GuestParts,
     dist: &Path,
     built: &Built,
+    script: &str,
     more: &[(PathBuf, String)],
 ) -> anyhow::Result<(Image, Vec<String>)> {
-    let (runs, script) = plan(built)?;
-    let image = build_image(parts, dist, built, &script, more)?;
+    let (runs, programs) = plan(built)?;
+    let image = build_image(parts, dist, built, &programs, script, more)?;
     Ok((image, runs.into_iter().map(|run| run.label).collect()))
 }
 
@@ -149,12 +150,13 @@ fn build_image(
     parts: &GuestParts,
     dist: &Path,
     built: &Built,
+    programs: &str,
     script: &str,
     more: &[(PathBuf, String)],
 ) -> anyhow::Result<Image> {
     let folder = tempfile::tempdir()?;
     let runner = folder.path().join("run-programs");
-    std::fs::write(&runner, script)?;
+    std::fs::write(&runner, programs)?;
     std::fs::set_permissions(&runner, PermissionsExt::from_mode(0o755))?;
     let mut files = vec![
         (dist.join("bin/vgpu"), "/bin/vgpu".to_owned()),
@@ -171,7 +173,7 @@ fn build_image(
         }
     }
     files.extend_from_slice(more);
-    Image::build(parts, &format!("{AGENT}{SCRIPT}"), &files)
+    Image::build(parts, &format!("{AGENT}{script}"), &files)
 }
 
 /// The runs in order, and the script that makes them.

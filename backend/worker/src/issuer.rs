@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vgpu_channel::ring::{Record, RecordBuf};
 use vgpu_channel::server::Consumer;
-use vgpu_channel::wait::{AdaptiveSpin, SpinBudget};
+use vgpu_channel::wait::AdaptiveSpin;
 use vgpu_protocol::cuda::{CUresult, CUstream};
 use vgpu_protocol::number::{CALLS, Place, call, internal};
 use vgpu_protocol::wire::{self, Blob, RECORD_BLOB, RECORD_FOREIGN, read_prefix};
@@ -74,12 +74,13 @@ pub struct Issuer {
 impl Issuer {
     /// An issuer on the calling thread.
     pub fn new(worker: Arc<Worker>, consumer: Consumer) -> Self {
+        let spin = AdaptiveSpin::new(worker.spin);
         Self {
             thread: Executor::new(&worker.driver, 0),
             lanes: Lanes::new(Arc::clone(&worker)),
             worker,
             consumer,
-            spin: AdaptiveSpin::new(SpinBudget::default()),
+            spin,
             home: 0,
         }
     }

@@ -240,7 +240,7 @@ fn start(worker: &Arc<Worker>, ctx: u64) -> Option<Arc<Queue>> {
         .name(format!("issuer-{ctx:x}"))
         .spawn(move || {
             let mut thread = Executor::new(&worker.driver, ctx);
-            let spin = SpinBudget::default();
+            let spin = worker.spin;
             let mut done = None;
             while let Some((request, payload)) =
                 own.next(done.take(), &spin, || look_for_faults(&worker, &mut thread))
@@ -281,6 +281,7 @@ mod tests {
             output: Output::none(),
             devices: 1,
             primaries: contexts.to_vec(),
+            spin: SpinBudget::default(),
         });
         (worker, pair)
     }

@@ -16,16 +16,19 @@ use crate::call::Executor;
 use crate::issuer::{Ended, Issuer};
 use crate::output::Output;
 use crate::quota::Quota;
-use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, Setup, SetupError};
+use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, MEMORY_PIECES, Setup, SetupError};
 use crate::state::{Addresses, Parts, Worker};
 use crate::{control, device, snapshot};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use vgpu_channel::control::ServerState;
+use vgpu_channel::control::{FEATURE_APART, ServerState};
 use vgpu_channel::link::{LinkError, LinkStatus, Socket};
 use vgpu_channel::server::{self, Channel, Consumer};
+use vgpu_channel::shm;
+use vgpu_channel::wait::{APART_SPIN, SpinBudget};
 use vgpu_channel::window::{Reservation, WindowError};
 use vgpu_driver::Driver;
 use vgpu_protocol::cuda::{CUdevice, CUresult};
@@ -73,6 +76,7 @@ pub fn run() -> ExitCode {
 }
 
 fn start() -> Result<Ended, StartError> {
+    shm::count_copies();
     let socket = isolate()?;
     let (setup, parts) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
     let daemon = Socket::from_fd(parts.socket.as_fd().try_clone_to_owned()?);
@@ -154,6 +158,12 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
     let quota = Quota::new(setup.quota);
     let taken = snapshot::take(&driver, devices, software, &quota);
     channel.write_snapshot(&taken.bytes)?;
+    let spin = if setup.memory == MEMORY_PIECES {
+        channel.add_features(FEATURE_APART);
+        SpinBudget::new(APART_SPIN)
+    } else {
+        SpinBudget::default()
+    };
     Ok(Parts {
         driver,
         channel: Arc::clone(channel),
@@ -162,6 +172,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         output,
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
+        spin,
     })
 }
 
@@ -217,7 +228,7 @@ fn serve(
             control::serve(&worker, &mut thread, &daemon);
             // Whatever the other threads are in, nobody waits for its result any more.
             control::remove_stale_socket(listen);
-            std::process::exit(0);
+            exit(0);
         }
     });
     let mut issuer = Issuer::new(Arc::clone(&worker), consumer);
@@ -230,10 +241,23 @@ fn serve(
         control::remove_stale_socket(setup.listen_path());
     }
     // Lanes may hang in the driver; the process ends without them.
-    std::process::exit(match ended {
+    exit(match ended {
         Ended::Corrupt => 3,
         Ended::Gone | Ended::Stopped => 0,
     })
+}
+
+/// Ends the process, and says how much its CPUs have copied: copies of pinned memory add nothing to it.
+fn exit(status: i32) -> ! {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // Two threads may come to their end at once.
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::info!(
+            "{} bytes copied by CPUs between shared and own memory",
+            shm::copied_bytes()
+        );
+    }
+    std::process::exit(status)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
@@ -257,6 +281,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         output: Output::none(),
         devices,
         primaries: Vec::new(),
+        spin: SpinBudget::default(),
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();
     worker.stop();

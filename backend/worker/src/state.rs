@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
 use vgpu_channel::server::Channel;
+use vgpu_channel::wait::SpinBudget;
 use vgpu_channel::window::Place;
 use vgpu_driver::Driver;
 use vgpu_protocol::cuda::CUresult;
@@ -79,6 +80,8 @@ pub struct Worker {
     pub primaries: Vec<u64>,
     /// First address of the heap, behind the control segment.
     pub heap: u64,
+    /// How long issuers spin for the next record.
+    pub spin: SpinBudget,
     sticky: AtomicU32,
     stopping: AtomicBool,
     real_sync: AtomicBool,
@@ -102,6 +105,8 @@ pub struct Parts {
     pub devices: i32,
     /// Primary context of each device, 0 where the driver did not say.
     pub primaries: Vec<u64>,
+    /// How long issuers spin for the next record.
+    pub spin: SpinBudget,
 }
 
 impl Worker {
@@ -129,6 +134,7 @@ impl Worker {
             devices: parts.devices,
             primaries: parts.primaries,
             heap,
+            spin: parts.spin,
             sticky: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
             real_sync: AtomicBool::new(false),
@@ -268,7 +274,7 @@ impl Worker {
     /// loaded.
     pub fn require_real_sync(&self) {
         if !self.real_sync.swap(true, Ordering::Relaxed) {
-            self.channel.set_features(FEATURE_REAL_SYNC);
+            self.channel.add_features(FEATURE_REAL_SYNC);
         }
     }
 

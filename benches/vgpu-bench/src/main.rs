@@ -8,6 +8,7 @@
 mod child;
 mod compare;
 mod cuda;
+mod latency;
 mod machine;
 mod measure;
 mod metric;
@@ -37,6 +38,8 @@ enum Command {
     Compare(compare::Options),
     /// Measure one library
     Measure(child::Options),
+    /// Show how round trips of the channel and launches that are waited for are distributed
+    Latency(latency::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse_from(arguments).command {
         Command::Compare(options) => compare::compare(&options),
         Command::Measure(options) => child::measure(&options),
+        Command::Latency(options) => latency::latency(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

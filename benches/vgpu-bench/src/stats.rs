@@ -36,6 +36,12 @@ impl Summary {
     }
 }
 
+/// The smallest of sorted samples that `part` per cent of them do not exceed; `None` if there are none.
+pub fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
+    let rank = (sorted.len() as f64 * part / 100.0).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
 /// The median of sorted numbers: the middle one, or the mean of the two in the middle.
 fn median(sorted: &[f64]) -> Option<f64> {
     let upper = *sorted.get(sorted.len() / 2)?;
@@ -111,6 +117,16 @@ mod tests {
         let samples: Vec<f64> = (1..=10).map(f64::from).collect();
         assert_eq!(Summary::of(&samples).expect("samples").p90, 9.0);
         assert_eq!(Summary::of(&[7.0]).expect("a sample").p90, 7.0);
+    }
+
+    #[test]
+    fn percentiles_are_samples() {
+        let sorted: Vec<f64> = (1..=200).map(f64::from).collect();
+        let shown: Vec<_> = [0.0, 10.0, 50.0, 99.0, 100.0]
+            .map(|part| percentile(&sorted, part).expect("samples"))
+            .to_vec();
+        assert_eq!(shown, [1.0, 20.0, 100.0, 198.0, 200.0]);
+        assert_eq!(percentile(&[], 50.0), None);
     }
 
     #[test]

@@ -5,19 +5,19 @@
 
 use crate::copy::copiers;
 use crate::stream::State;
-use crate::{call, environment, log, stream, thread, visible};
+use crate::{call, environment, log, stats, stream, thread, visible};
 use core::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use vgpu_channel::client::{Channel, ConnectError, PostError};
-use vgpu_channel::control::FEATURE_REAL_SYNC;
+use vgpu_channel::control::{FEATURE_APART, FEATURE_REAL_SYNC};
 use vgpu_channel::link::{Hello, LinkError};
 use vgpu_channel::ring::{HEADER_BYTES, RecordHeader};
 use vgpu_channel::staging::{Staging, Words};
 use vgpu_channel::timeline;
-use vgpu_channel::wait::{SpinBudget, WaitError, usable_cpus};
+use vgpu_channel::wait::{APART_SPIN, SpinBudget, WaitError, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
@@ -300,12 +300,17 @@ impl Client {
                 log::line(format_args!("{name} is not passed on: {error}"));
             }
         }
-        let channel = Channel::connect(&path, &hello, reservation).map_err(|error| match &error {
+        let mut channel = Channel::connect(&path, &hello, reservation).map_err(|error| match &error {
             ConnectError::Link(LinkError::NoServer { .. }) => refuse(&format_args!(
                 "no backend answers there; start vhost-user-vgpu --listen, or use `vgpu run` ({error})"
             )),
             _ => refuse(&error),
         })?;
+        // A worker on CPUs of its own leaves this process's free to spin on, however few they are.
+        let apart = channel.features() & FEATURE_APART != 0;
+        if apart {
+            channel.set_spin(SpinBudget::apart(APART_SPIN));
+        }
         let area = channel.snapshot();
         let (snapshot, mut rest) = read_prefix::<Snapshot>(&area)
             .ok_or_else(|| refuse(&"the backend sent no snapshot"))?;
@@ -345,8 +350,12 @@ impl Client {
             snapshot,
             devices,
             staging: Staging::new(staging, STAGING_BYTES),
-            word_spin: SpinBudget::new(WORD_SPIN),
-            spare_cpus: usable_cpus() > 2,
+            word_spin: if apart {
+                SpinBudget::apart(WORD_SPIN)
+            } else {
+                SpinBudget::new(WORD_SPIN)
+            },
+            spare_cpus: apart || usable_cpus() > 2,
             copy_width: copiers::width(usable_cpus()),
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
@@ -501,6 +510,7 @@ impl Client {
         let position = record.position();
         note(position as u32);
         record.publish(header);
+        stats::crossed();
         if self.epochs.enter(position) {
             stream::bring_up_to_date(self, position as u32);
         }
@@ -592,6 +602,7 @@ impl Client {
         sequence: u32,
         into: &mut [u8],
     ) -> Result<(u32, usize), CUresult> {
+        stats::waits();
         let reply = self.channel.reply(slot).map_err(|_| CUresult::UNKNOWN)?;
         let relay = self.real_sync_only();
         loop {
@@ -661,6 +672,7 @@ impl Client {
     /// # Errors
     /// The sticky error, if it strikes meanwhile.
     pub fn spin_word(&self, reached: impl Fn() -> bool) -> Result<bool, CUresult> {
+        stats::waits();
         let done = self
             .word_spin
             .spin(|| reached() || self.channel.sticky_error() != 0);
@@ -687,6 +699,7 @@ impl Client {
     /// # Errors
     /// The sticky error, or `DEVICE_UNAVAILABLE`.
     pub fn wait_word(&self, reached: impl Fn() -> bool, limit: Duration) -> Result<bool, CUresult> {
+        stats::waits();
         let waited = self.channel.poll_until(
             || reached() || self.channel.sticky_error() != 0,
             Some(limit),

@@ -1,6 +1,6 @@
 //! The border to C: no panic crosses it.
 
-use crate::log;
+use crate::{log, stats};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use vgpu_protocol::cuda::CUresult;
@@ -18,7 +18,11 @@ pub fn result(body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
 /// the log says so.
 #[inline]
 pub fn call(name: &'static str, body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
+    let begun = stats::begin();
     let code = result(body);
+    if let Some(begun) = begun {
+        stats::end(name, &begun);
+    }
     if code == CUresult::NOT_SUPPORTED {
         refused(name);
     }

@@ -40,6 +40,7 @@ mod memory;
 mod module;
 mod pool;
 mod resolve;
+mod stats;
 mod stream;
 mod tables;
 mod thread;

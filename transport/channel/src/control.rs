@@ -66,6 +66,9 @@ pub const SNAPSHOT_BYTES: u64 = 256 * 1024;
 
 /// A feature flag: synchronisation needs the driver's own call (device text must be relayed, say).
 pub const FEATURE_REAL_SYNC: u32 = 1 << 0;
+/// A feature flag: the server runs on other CPUs than those the client can see (a virtual machine's host), so that a client
+/// that spins takes nothing from it. Set before the welcome.
+pub const FEATURE_APART: u32 = 1 << 1;
 
 /// What the server is doing, as its state word says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -154,6 +154,8 @@ pub struct Channel {
     /// Moves whenever the doorbell rang, for threads that wait for an acknowledgement.
     rang: Mutex<u64>,
     ringing: Condvar,
+    /// The feature flags; the word in shared memory is the client's to overwrite.
+    features: Mutex<u32>,
 }
 
 impl Channel {
@@ -219,6 +221,7 @@ impl Channel {
             output,
             rang: Mutex::new(0),
             ringing: Condvar::new(),
+            features: Mutex::new(0),
         });
         let consumer = Consumer {
             ring: ring::Consumer::new(ring),
@@ -300,9 +303,11 @@ impl Channel {
         self.store(STICKY_ERROR, error);
     }
 
-    /// Stores the feature flags (see [`crate::control`]).
-    pub fn set_features(&self, features: u32) {
-        self.store(FEATURES, features);
+    /// Adds feature flags (see [`crate::control`]); none is ever taken back.
+    pub fn add_features(&self, features: u32) {
+        let mut all = lock(&self.features);
+        *all |= features;
+        self.store(FEATURES, *all);
     }
 
     /// Stores what the server is doing.

@@ -20,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64 as StdAtomicU64, Ordering::Relaxed};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -222,6 +223,29 @@ unsafe extern "C" {
     fn memcpy(dst: *mut c_void, src: *const c_void, len: usize) -> *mut c_void;
 }
 
+/// Whether [`note_copied`] counts.
+static COUNTING: AtomicBool = AtomicBool::new(false);
+/// Bytes counted.
+static COPIED: StdAtomicU64 = StdAtomicU64::new(0);
+
+/// From now on counts the bytes that this process copies between private and shared memory.
+pub fn count_copies() {
+    COUNTING.store(true, Relaxed);
+}
+
+/// Bytes copied since [`count_copies`], in both directions.
+#[must_use]
+pub fn copied_bytes() -> u64 {
+    COPIED.load(Relaxed)
+}
+
+#[inline]
+fn note_copied(len: usize) {
+    if COUNTING.load(Relaxed) {
+        COPIED.fetch_add(len as u64, Relaxed);
+    }
+}
+
 /// Up to this many bytes the copy is inline.
 #[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 const INLINE_COPY: usize = 1024;
@@ -237,6 +261,7 @@ const INLINE_COPY: usize = 1024;
 /// `src` must be readable and `dst` writable for `len` bytes; the two must not overlap.
 #[cfg(all(target_arch = "x86_64", not(any(miri, plain_copy))))]
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
+    note_copied(len);
     use core::arch::asm;
     if len > INLINE_COPY {
         let copy = core::hint::black_box(memcpy as Copy);
@@ -320,6 +345,7 @@ unsafe fn move16(dst: *mut u8, src: *const u8) {
 /// `src` must be readable and `dst` writable for `len` bytes; the two must not overlap.
 #[cfg(not(all(target_arch = "x86_64", not(any(miri, plain_copy)))))]
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
+    note_copied(len);
     let mut at = 0usize;
     if dst as usize % 8 == src as usize % 8 {
         while at < len && (src as usize + at) % 8 != 0 {

@@ -160,6 +160,8 @@ pub struct SpinBudget {
     paused: Duration,
     /// How often to give the CPU away after that.
     yields: u32,
+    /// Whether the CPU is given away between pauses, too.
+    polite: bool,
 }
 
 /// Checks between two looks at the clock.
@@ -171,6 +173,7 @@ impl SpinBudget {
         tight: 1,
         paused: Duration::ZERO,
         yields: 0,
+        polite: false,
     };
 
     /// Spin for `time` when this process may use more than two CPUs. On one or two the CPU is given away at once, since
@@ -188,13 +191,34 @@ impl SpinBudget {
                 tight: 256,
                 paused: time,
                 yields: 0,
+                polite: false,
             }
         } else {
             SpinBudget {
                 tight: 16,
                 paused: Duration::ZERO,
                 yields: 8,
+                polite: false,
             }
+        }
+    }
+
+    /// For a peer on CPUs that this process has no share in ([`FEATURE_APART`](crate::control::FEATURE_APART)): spins for
+    /// `time` even on one CPU or two. There it goes round by giving the CPU away, since this process's other threads may
+    /// need it.
+    #[must_use]
+    pub fn apart(time: Duration) -> SpinBudget {
+        SpinBudget::apart_for_cpus(usable_cpus(), time)
+    }
+
+    /// As [`SpinBudget::apart`], for a known number of CPUs.
+    #[must_use]
+    pub const fn apart_for_cpus(cpus: usize, time: Duration) -> SpinBudget {
+        SpinBudget {
+            tight: 256,
+            paused: time,
+            yields: 0,
+            polite: cpus <= 2,
         }
     }
 
@@ -221,6 +245,9 @@ impl SpinBudget {
                     }
                     spin_loop();
                 }
+                if self.polite {
+                    std::thread::yield_now();
+                }
             }
         }
         for _ in 0..self.yields {
@@ -232,6 +259,10 @@ impl SpinBudget {
         false
     }
 }
+
+/// How long either side spins for the other where a wake-up goes through a virtual machine's monitor, and without interrupts
+/// through its agent's next look: about what that costs, so that no wait costs more than twice the shorter way.
+pub const APART_SPIN: Duration = Duration::from_micros(200);
 
 impl Default for SpinBudget {
     /// 20 µs: a few times what a wake-up costs.

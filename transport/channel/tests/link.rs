@@ -300,7 +300,7 @@ fn a_call_is_answered() {
     } = pair();
     assert_eq!(client.snapshot(), b"snapshot");
     assert_eq!(client.server_state(), ServerState::Serving);
-    server.set_features(FEATURE_REAL_SYNC);
+    server.add_features(FEATURE_REAL_SYNC);
     server.set_sticky_error(700);
     assert_eq!(
         (client.features(), client.sticky_error()),

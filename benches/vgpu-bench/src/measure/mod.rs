@@ -87,6 +87,14 @@ impl Case {
         self
     }
 
+    /// All samples, measured wherever the scheduler puts the thread.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn samples(&self, session: &Session<'_>) -> Result<Vec<f64>, Failure> {
+        (self.run)(session)
+    }
+
     /// Measures, bound to `cpu` if the case wants that.
     pub fn measure(&self, session: &Session<'_>, cpu: Option<usize>) -> Outcome {
         let _bound = match cpu.filter(|_| self.bound).map(Bound::to).transpose() {

@@ -6,7 +6,7 @@
 //! without work.
 
 use crate::client::Client;
-use crate::thread;
+use crate::{stats, thread};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -49,6 +49,7 @@ impl Stretch {
             let to = unsafe { core::slice::from_raw_parts_mut(self.own as *mut u8, len) };
             client.channel().copy_out(self.shared, to)
         };
+        stats::copied_by_cpu(self.len);
         copied.map_err(|_| CUresult::UNKNOWN)
     }
 }

@@ -15,6 +15,7 @@ pub use strided::*;
 use crate::call::{self, Completion, INLINE_BYTES};
 use crate::client::{self, Client};
 use crate::memory::{self, Side};
+use crate::stats::{self, HostSide};
 use crate::stream::{self, NullStream, State, Until};
 use crate::{capture, context};
 use core::ffi::c_void;
@@ -140,6 +141,7 @@ fn to_device(
     };
     match memory::side(client, src, len)? {
         Side::Pinned => {
+            stats::copy(HostSide::Pinned, len);
             let args = CopyIn {
                 dst,
                 src,
@@ -156,6 +158,7 @@ fn to_device(
             )
         }
         Side::Pageable => {
+            stats::copy(HostSide::Pageable, len);
             pageable_to_device(client, stream, dst, Pageable(src), len, known)?;
             // The worker orders other streams behind posted copies of the legacy stream only.
             if mode == Mode::Sync && !stream.is_legacy() {
@@ -185,6 +188,7 @@ fn pageable_to_device(
         };
         // SAFETY: the program's contract with the copy call: `len` bytes lie at the source.
         let bytes = unsafe { src.bytes(0, len) };
+        stats::copied_by_cpu(len);
         let parts = [args.as_bytes(), bytes];
         return send(
             client,
@@ -312,6 +316,7 @@ fn to_host(
     };
     match memory::side(client, dst, len)? {
         Side::Pinned => {
+            stats::copy(HostSide::Pinned, len);
             let args = CopyOut {
                 dst,
                 src,
@@ -327,7 +332,10 @@ fn to_host(
                 mode,
             )
         }
-        Side::Pageable => device_to_pageable(client, stream, Pageable(dst), src, len, known),
+        Side::Pageable => {
+            stats::copy(HostSide::Pageable, len);
+            device_to_pageable(client, stream, Pageable(dst), src, len, known)
+        }
         Side::Device | Side::Unknown => Err(CUresult::INVALID_VALUE),
     }
 }
@@ -505,6 +513,15 @@ fn any(
         (to, from) if host(to) && host(from) => {
             refuse_in_capture(client, stream)?;
             // Host to host in stream order, by this thread.
+            stats::copy(
+                if to == Side::Pageable || from == Side::Pageable {
+                    HostSide::Pageable
+                } else {
+                    HostSide::Pinned
+                },
+                len,
+            );
+            stats::copied_by_cpu(len);
             stream.synchronize(client, stream::Wait::of(stream.ctx))?;
             // SAFETY: the program's contract with the copy call: both have `len` bytes. They may
             // overlap, as memmove allows.

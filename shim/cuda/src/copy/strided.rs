@@ -6,6 +6,7 @@
 use super::{Mode, PIECE, Pageable, begin, direct, refuse_in_capture};
 use crate::client::Client;
 use crate::memory::{self, Side};
+use crate::stats::{self, HostSide};
 use crate::stream::{self, NullStream, State, Until};
 use vgpu_channel::staging::Chunk;
 use vgpu_protocol::cuda::*;
@@ -176,6 +177,16 @@ unsafe fn strided(
     let far = CUresult::INVALID_VALUE;
     let from = memory::side(client, src.first, src.extent(&copy).ok_or(far)?)?;
     let to = memory::side(client, dst.first, dst.extent(&copy).ok_or(far)?)?;
+    let bytes = copy
+        .width
+        .saturating_mul(copy.height)
+        .saturating_mul(copy.depth);
+    if from == Side::Pageable || to == Side::Pageable {
+        stats::copy(HostSide::Pageable, bytes);
+        stats::copied_by_cpu(bytes);
+    } else if from == Side::Pinned || to == Side::Pinned {
+        stats::copy(HostSide::Pinned, bytes);
+    }
     match (from, to) {
         (Side::Pageable, Side::Pageable) => {
             refuse_in_capture(client, &state)?;

@@ -1,0 +1,102 @@
+// Copies of pinned memory move no byte through a CPU, copies of pageable memory each byte once: by the library's own count,
+// which a child of this program prints at its end. Where the library counts nothing (NVIDIA's own), only the copies are checked.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "../common/driver.h"
+
+TEST("copy_counts");
+
+static const size_t bytes = 16u << 20;
+
+static void fill(unsigned *words, unsigned seed) {
+    Random random{seed};
+    for (size_t i = 0; i < bytes / 4; ++i) words[i] = random.next();
+}
+
+// There and back, between two buffers that `pinned` says where to take from.
+static int copies(bool pinned) {
+    CUdevice device;
+    CUcontext context;
+    CU(cuInit(0));
+    CU(cuDeviceGet(&device, 0));
+    CU(cuDevicePrimaryCtxRetain(&context, device));
+    CU(cuCtxSetCurrent(context));
+    CUdeviceptr there;
+    CU(cuMemAlloc(&there, bytes));
+    std::vector<unsigned> own[2];
+    void *buffers[2];
+    for (int i = 0; i < 2; ++i) {
+        if (pinned) {
+            CU(cuMemAllocHost(&buffers[i], bytes));
+        } else {
+            own[i].resize(bytes / 4);
+            buffers[i] = own[i].data();
+        }
+    }
+    fill(static_cast<unsigned *>(buffers[0]), 7);
+    std::memset(buffers[1], 0, bytes);
+    CU(cuMemcpyHtoDAsync(there, buffers[0], bytes, nullptr));
+    CU(cuMemcpyDtoHAsync(buffers[1], there, bytes, nullptr));
+    CU(cuStreamSynchronize(nullptr));
+    REQUIRE(std::memcmp(buffers[0], buffers[1], bytes) == 0, "what came back differs");
+    return 0;
+}
+
+struct Counts {
+    unsigned long long pinned = 0, pageable = 0, copied = 0, all = 0;
+};
+
+// Runs this program as `copy_counts WHAT` with counting on, and reads what it says at its end.
+static Counts counted(const char *what) {
+    int ends[2];
+    REQUIRE(pipe(ends) == 0, "no pipe");
+    pid_t child = fork();
+    REQUIRE(child >= 0, "no child");
+    if (child == 0) {
+        dup2(ends[1], 2);
+        close(ends[0]);
+        setenv("VGPU_STATS", "1", 1);
+        unsetenv("VGPU_LOG");
+        execl("/proc/self/exe", test_name, what, nullptr);
+        _exit(9);
+    }
+    close(ends[1]);
+    std::string said;
+    char part[4096];
+    for (ssize_t got; (got = read(ends[0], part, sizeof part)) > 0;) said.append(part, size_t(got));
+    close(ends[0]);
+    int status = -1;
+    REQUIRE(waitpid(child, &status, 0) == child && status == 0, "the child with %s copies ended with %#x: %s", what, status, said.c_str());
+    Counts counts;
+    if (on_native_driver()) return counts;
+    unsigned long long count;
+    auto find = [&](const char *text) {
+        size_t at = said.find(text);
+        REQUIRE(at != std::string::npos, "'%s' is not said: %s", text, said.c_str());
+        return said.c_str() + at;
+    };
+    bool read = std::sscanf(find("copies from and to pinned"), "copies from and to pinned memory: %llu, of %llu", &count, &counts.pinned) == 2 &&
+                std::sscanf(find("copies from and to pageable"), "copies from and to pageable memory: %llu, of %llu", &count, &counts.pageable) == 2 &&
+                std::sscanf(find("bytes copied by CPUs"), "bytes copied by CPUs of this process: %llu for these copies; %llu", &counts.copied, &counts.all) == 2;
+    REQUIRE(read, "the counts are not understood: %s", said.c_str());
+    find("cuMemcpyHtoDAsync_v2");
+    return counts;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1) return copies(std::strcmp(argv[1], "pinned") == 0);
+    Counts pinned = counted("pinned"), pageable = counted("pageable");
+    if (on_native_driver()) return PASS();
+    std::printf("pinned: %llu bytes, copied by a CPU: %llu, in records and answers: %llu\n", pinned.pinned, pinned.copied, pinned.all - pinned.copied);
+    std::printf("pageable: %llu bytes, copied by a CPU: %llu\n", pageable.pageable, pageable.copied);
+    REQUIRE(pinned.pinned == 2 * bytes && pinned.pageable == 0, "%llu bytes of pinned copies, %llu pageable", pinned.pinned, pinned.pageable);
+    REQUIRE(pinned.copied == 0, "%llu bytes of pinned copies went through a CPU", pinned.copied);
+    // Records, answers and the library's look at the device's properties; nothing grows with the copies.
+    REQUIRE(pinned.all < bytes / 16, "%llu bytes went through shared memory", pinned.all);
+    REQUIRE(pageable.pageable == 2 * bytes && pageable.pinned == 0, "%llu bytes of pageable copies, %llu pinned", pageable.pageable, pageable.pinned);
+    REQUIRE(pageable.copied == 2 * bytes, "%llu bytes of pageable copies went through a CPU", pageable.copied);
+    return PASS();
+}
