@@ -617,6 +617,7 @@ mod tests {
             output: Output::none(),
             devices: 1,
             primaries: vec![0x1000],
+            archs: Vec::new(),
             spin: vgpu_channel::wait::SpinBudget::default(),
         });
         let mut thread = Executor::new(&worker.driver, 0);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use vgpu_driver::{Driver, LoadError};
-use vgpu_protocol::cuda::CUresult;
+use vgpu_protocol::cuda::{CUdevice, CUresult};
 
 /// Where distributions and containers put the driver's library. The loader's own search comes
 /// first; the explicit places are for hosts where that finds our client library or nothing.
@@ -45,6 +45,32 @@ pub fn load_cuda() -> Result<Driver, DeviceError> {
         Some(error) => Err(error.into()),
         None => Err(DeviceError::NoDevice),
     }
+}
+
+/// The compute capabilities of a driver's devices, as 90 for 9.0; none where the driver compiles PTX whatever machine code
+/// there is, or does not say.
+#[must_use]
+pub fn archs(driver: &Driver, devices: i32) -> Vec<u32> {
+    const MAJOR: i32 = 75;
+    const MINOR: i32 = 76;
+    if std::env::var("CUDA_FORCE_PTX_JIT").is_ok_and(|value| value != "0") {
+        return Vec::new();
+    }
+    let attribute = |which: i32, device: i32| {
+        let mut value = 0;
+        // SAFETY: the result has room.
+        let result = unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuDeviceGetAttribute(&raw mut value, which, CUdevice(device))
+            )
+        };
+        result.ok().ok().and_then(|()| u32::try_from(value).ok())
+    };
+    let all: Option<Vec<u32>> = (0..devices)
+        .map(|device| Some(attribute(MAJOR, device)? * 10 + attribute(MINOR, device)?))
+        .collect();
+    all.unwrap_or_default()
 }
 
 /// Initialises a driver and gives its number of devices.

@@ -150,6 +150,7 @@ fn bench() -> Option<&'static Bench> {
             output: Output::none(),
             devices: 1,
             primaries: vec![0x1000],
+            archs: vec![90],
             spin: vgpu_channel::wait::SpinBudget::default(),
         });
         Some(Bench {

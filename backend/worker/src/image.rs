@@ -1,10 +1,10 @@
 //! Code images: a private, complete copy of what a client loads, so that the driver never reads
-//! beyond it, and a look inside for code that prints.
+//! beyond it, and what is inside.
 //!
 //! A fatbin is a header (magic `0xba55ed50`, version, header size, body size) and entries: `u16`
-//! kind, `u32` header size at 4, `u64` padded payload size at 8, `u32` compressed size at 16, `u64`
-//! flags at 40 (`0x2000` LZ4, `0x8000` zstd), `u64` uncompressed size at 56 (`cuda-driver-facts.md`
-//! 6).
+//! kind (1 PTX, 2 ELF), `u32` header size at 4, `u64` padded payload size at 8, `u32` compressed size
+//! at 16, `u32` compute capability at 28 (90 for 9.0), `u64` flags at 40 (`0x2000` LZ4, `0x8000`
+//! zstd), `u64` uncompressed size at 56 (`cuda-driver-facts.md` 6).
 
 use std::io::Read;
 use vgpu_protocol::cuda::CUresult;
@@ -14,10 +14,10 @@ const LZ4: u64 = 0x2000;
 const ZSTD: u64 = 0x8000;
 /// Longest image that is taken.
 pub const MAX_IMAGE: u64 = 1 << 30;
-/// Longest payload that is unpacked to look inside; a longer one counts as printing.
+const PTX: u16 = 1;
+const ELF: u16 = 2;
+/// Longest payload that is unpacked to look inside.
 const MAX_UNPACKED: u64 = 256 << 20;
-/// How device code names the function behind `printf`.
-const PRINTS: &[u8] = b"vprintf";
 /// Zero bytes behind each image: they end a PTX text, and keep a reader of structs inside.
 const PADDING: usize = 64;
 
@@ -63,42 +63,84 @@ impl Image {
         self.len
     }
 
-    /// Whether code in the image prints. Unpacks what is compressed.
-    pub fn prints(&self) -> bool {
+    /// Shows what devices of the compute capabilities `archs` (90 for 9.0) may execute of the image:
+    /// machine code for them, and PTX unless there is code for exactly each of them. Unpacks what is
+    /// compressed.
+    pub fn code(&self, archs: &[u32], mut show: impl FnMut(Code<'_>)) {
         let image = self.bytes.get(..self.len).unwrap_or(&[]);
-        contains(image, PRINTS) || entries(image).any(|entry| entry_prints(&entry))
+        if image.starts_with(b"\x7fELF") {
+            return show(Code::Machine(image));
+        }
+        if u32_at(image, 0) != Some(FATBIN) {
+            return show(Code::Text(image));
+        }
+        let runs = |arch: u32, entry: &Entry<'_>| {
+            entry.kind == ELF && entry.arch / 10 == arch / 10 && entry.arch <= arch
+        };
+        let compiled =
+            |arch: &u32| entries(image).any(|entry| entry.kind == ELF && entry.arch == *arch);
+        let text_too = archs.is_empty() || !archs.iter().all(compiled);
+        for entry in entries(image) {
+            let executed = match entry.kind {
+                ELF => archs.iter().any(|arch| runs(*arch, &entry)),
+                PTX => text_too,
+                _ => return show(Code::Unreadable),
+            };
+            if executed {
+                show_entry(&entry, &mut show);
+            }
+        }
     }
 }
 
+/// Code inside an image.
+#[derive(Debug)]
+pub enum Code<'a> {
+    /// A file of machine code.
+    Machine(&'a [u8]),
+    /// PTX, or what is neither a fatbin nor ELF.
+    Text(&'a [u8]),
+    /// Something that the driver may be able to read.
+    Unreadable,
+}
+
 struct Entry<'a> {
+    kind: u16,
+    arch: u32,
     flags: u64,
     unpacked: u64,
     body: &'a [u8],
 }
 
-fn entry_prints(entry: &Entry<'_>) -> bool {
-    if entry.flags & (LZ4 | ZSTD) == 0 {
-        return false; // Found by the search of the whole image.
-    }
-    if entry.unpacked > MAX_UNPACKED {
-        return true;
-    }
-    let text = if entry.flags & LZ4 != 0 {
-        lz4_flex::block::decompress(entry.body, entry.unpacked as usize).ok()
+fn show_entry(entry: &Entry<'_>, show: &mut impl FnMut(Code<'_>)) {
+    let unpacked;
+    let body = if entry.flags & (LZ4 | ZSTD) == 0 {
+        entry.body
     } else {
-        let mut text = Vec::new();
-        ruzstd::decoding::StreamingDecoder::new(entry.body)
-            .ok()
-            .and_then(|decoder| {
-                decoder
-                    .take(entry.unpacked)
-                    .read_to_end(&mut text)
-                    .ok()
-                    .map(|_| text)
-            })
+        let Some(bytes) = unpack(entry) else {
+            return show(Code::Unreadable);
+        };
+        unpacked = bytes;
+        &unpacked
     };
-    // What cannot be read here may still be read by the driver.
-    text.is_none_or(|text| contains(&text, PRINTS))
+    show(if entry.kind == ELF {
+        Code::Machine(body)
+    } else {
+        Code::Text(body)
+    });
+}
+
+fn unpack(entry: &Entry<'_>) -> Option<Vec<u8>> {
+    if entry.unpacked > MAX_UNPACKED {
+        return None;
+    }
+    if entry.flags & LZ4 != 0 {
+        return lz4_flex::block::decompress(entry.body, entry.unpacked as usize).ok();
+    }
+    let mut bytes = Vec::new();
+    let decoder = ruzstd::decoding::StreamingDecoder::new(entry.body).ok()?;
+    decoder.take(entry.unpacked).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn entries(image: &[u8]) -> impl Iterator<Item = Entry<'_>> {
@@ -116,6 +158,8 @@ fn entries(image: &[u8]) -> impl Iterator<Item = Entry<'_>> {
         let body = rest.get(header..next)?;
         let packed = u32_at(rest, 16)? as usize;
         let entry = Entry {
+            kind: u16_at(rest, 0)?,
+            arch: u32_at(rest, 28)?,
             flags: u64_at(rest, 40)?,
             unpacked: u64_at(rest, 56)?,
             body: body.get(..packed).filter(|_| packed > 0).unwrap_or(body),
@@ -160,10 +204,6 @@ fn elf_len(image: &[u8]) -> Option<u64> {
     Some(end)
 }
 
-fn contains(text: &[u8], what: &[u8]) -> bool {
-    text.windows(what.len()).any(|window| window == what)
-}
-
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
@@ -198,22 +238,56 @@ mod tests {
         bytes
     }
 
+    fn shown(image: Vec<u8>, archs: &[u32]) -> Vec<String> {
+        let mut list = Vec::new();
+        Image::new(image).unwrap().code(archs, |code| {
+            list.push(match code {
+                Code::Machine(bytes) => format!("machine {}", String::from_utf8_lossy(bytes)),
+                Code::Text(bytes) => format!("text {}", String::from_utf8_lossy(bytes)),
+                Code::Unreadable => "unreadable".to_owned(),
+            });
+        });
+        list
+    }
+
     #[test]
-    fn finds_printing_code_in_text_and_compressed_entries() {
-        let text = b".extern .func (.param .b32 r) vprintf ( .param .b64 a );".repeat(3);
-        let packed = lz4_flex::block::compress(&text);
-        for (image, prints) in [
-            (text.clone(), true),
-            (b".version 8.0".to_vec(), false),
-            (fatbin(0, &text, 0), true),
-            (fatbin(LZ4, &packed, text.len()), true),
-            (
-                fatbin(LZ4, &lz4_flex::block::compress(b"nothing here"), 12),
-                false,
-            ),
+    fn shows_plain_text_and_what_is_compressed() {
+        let text = b"many words, many words, many words";
+        let packed = lz4_flex::block::compress(text);
+        let expected = ["text many words, many words, many words"];
+        for image in [
+            text.to_vec(),
+            fatbin(0, text, 0),
+            fatbin(LZ4, &packed, text.len()),
         ] {
-            assert_eq!(Image::new(image).unwrap().prints(), prints);
+            assert_eq!(shown(image, &[]), expected);
         }
+        let too_long = MAX_UNPACKED as usize + 1;
+        assert_eq!(shown(fatbin(LZ4, &packed, too_long), &[]), ["unreadable"]);
+        assert_eq!(shown(fatbin(ZSTD, text, 9), &[]), ["unreadable"]);
+    }
+
+    #[test]
+    fn shows_machine_code_of_the_devices_and_else_text() {
+        let mut both = fatbin(0, b"text", 0);
+        let mut entry = fatbin(0, b"code", 0).split_off(16);
+        entry[0] = 2;
+        entry[28] = 86;
+        both.extend(entry);
+        let body = both.len() as u64 - 16;
+        both[8..16].copy_from_slice(&body.to_le_bytes());
+        let text_alone = ["text text"];
+        assert_eq!(shown(both.clone(), &[86]), ["machine code"]);
+        assert_eq!(shown(both.clone(), &[89]), ["text text", "machine code"]);
+        assert_eq!(shown(both.clone(), &[80]), text_alone);
+        assert_eq!(shown(both.clone(), &[90]), text_alone);
+        assert_eq!(shown(both.clone(), &[]), text_alone);
+        assert_eq!(
+            shown(both.clone(), &[86, 90]),
+            ["text text", "machine code"]
+        );
+        both[16] = 8;
+        assert_eq!(shown(both, &[86]), ["unreadable"]);
     }
 
     #[test]

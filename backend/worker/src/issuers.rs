@@ -281,6 +281,7 @@ mod tests {
             output: Output::none(),
             devices: 1,
             primaries: contexts.to_vec(),
+            archs: Vec::new(),
             spin: SpinBudget::default(),
         });
         (worker, pair)

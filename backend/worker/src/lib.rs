@@ -43,6 +43,7 @@ pub mod live;
 pub mod memory;
 pub mod modules;
 pub mod output;
+pub mod printing;
 pub mod quota;
 pub mod registration;
 pub mod rules;

@@ -3,6 +3,7 @@
 use crate::call::{Call, Outcome};
 use crate::image::{Image, MAX_IMAGE};
 use crate::live::{Entry, Handle, Kind, Layout};
+use crate::printing::Printers;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use vgpu_protocol::cuda::{CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, CUresult};
@@ -165,7 +166,8 @@ fn fetch(call: &Call<'_>, place: Blob) -> Result<Image, CUresult> {
         .copy_out(place.addr, &mut bytes)
         .map_err(|_| CUresult::INVALID_VALUE)?;
     let image = Image::new(bytes)?;
-    if image.prints() {
+    let printers = Printers::of(&image, &call.worker.archs);
+    if call.worker.printing.loaded(printers) {
         call.worker.require_real_sync();
     }
     Ok(image)
@@ -427,6 +429,7 @@ pub fn module_function(call: &mut Call<'_>) -> Outcome {
     let module = CUmodule(call.take::<Lookup>()?.container);
     call.live(module)?;
     let name = call.take_name()?;
+    call.worker.kernel_is_taken(name.as_bytes());
     let lookup = call
         .driver()
         .cuModuleGetFunction
@@ -445,6 +448,7 @@ pub fn library_kernel(call: &mut Call<'_>) -> Outcome {
     let library = CUlibrary(call.take::<Lookup>()?.container);
     call.live(library)?;
     let name = call.take_name()?;
+    call.worker.kernel_is_taken(name.as_bytes());
     let lookup = call
         .driver()
         .cuLibraryGetKernel
@@ -612,6 +616,7 @@ fn enumerate(
     let wanted = room.min(there as usize);
     let mut handles = vec![0_u64; wanted];
     if wanted > 0 {
+        call.worker.kernels_are_taken();
         let result = list(handles.as_mut_ptr(), wanted as u32);
         call.result(result.ok_or(CUresult::NOT_SUPPORTED)?)?;
         for handle in &handles {

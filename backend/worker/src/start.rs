@@ -158,6 +158,11 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
     let quota = Quota::new(setup.quota);
     let taken = snapshot::take(&driver, devices, software, &quota);
     channel.write_snapshot(&taken.bytes)?;
+    let archs = if software {
+        Vec::new()
+    } else {
+        device::archs(&driver, devices)
+    };
     let spin = if setup.memory == MEMORY_PIECES {
         channel.add_features(FEATURE_APART);
         SpinBudget::new(APART_SPIN)
@@ -172,6 +177,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         output,
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
+        archs,
         spin,
     })
 }
@@ -281,6 +287,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         output: Output::none(),
         devices,
         primaries: Vec::new(),
+        archs: Vec::new(),
         spin: SpinBudget::default(),
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();

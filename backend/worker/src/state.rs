@@ -7,6 +7,7 @@ use crate::issuers::Issuers;
 use crate::link::Links;
 use crate::live::{Live, lock};
 use crate::output::Output;
+use crate::printing::Printing;
 use crate::quota::Quota;
 use crate::registration::Registrar;
 use std::collections::HashSet;
@@ -70,6 +71,10 @@ pub struct Worker {
     pub links: Links,
     /// Text that device code prints.
     pub output: Output,
+    /// Which kernels print.
+    pub printing: Printing,
+    /// Compute capabilities of the devices that execute machine code, as 90 for 9.0.
+    pub archs: Vec<u32>,
     /// What was refused.
     pub counters: Counters,
     /// Where device addresses may lie.
@@ -105,6 +110,8 @@ pub struct Parts {
     pub devices: i32,
     /// Primary context of each device, 0 where the driver did not say.
     pub primaries: Vec<u64>,
+    /// Compute capabilities of the devices that execute machine code, as 90 for 9.0; none for the software device.
+    pub archs: Vec<u32>,
     /// How long issuers spin for the next record.
     pub spin: SpinBudget,
 }
@@ -129,6 +136,8 @@ impl Worker {
             posted: PostedCopies::default(),
             links: Links::default(),
             output: parts.output,
+            printing: Printing::default(),
+            archs: parts.archs,
             counters: Counters::default(),
             addresses: parts.addresses,
             devices: parts.devices,
@@ -270,15 +279,28 @@ impl Worker {
         CUresult::NOT_SUPPORTED
     }
 
-    /// From now on synchronisation needs the driver's own calls, because code that prints was
-    /// loaded.
+    /// From now on synchronisation needs the driver's own calls, because code that prints may run.
     pub fn require_real_sync(&self) {
         if !self.real_sync.swap(true, Ordering::Relaxed) {
             self.channel.add_features(FEATURE_REAL_SYNC);
         }
     }
 
-    /// Whether code that prints was loaded.
+    /// Notes that the client takes a kernel by its name.
+    pub fn kernel_is_taken(&self, name: &[u8]) {
+        if !self.real_sync() && self.printing.prints(name) {
+            self.require_real_sync();
+        }
+    }
+
+    /// Notes that the client takes kernels whose names it does not tell.
+    pub fn kernels_are_taken(&self) {
+        if self.printing.any() {
+            self.require_real_sync();
+        }
+    }
+
+    /// Whether code that prints may have run.
     pub fn real_sync(&self) -> bool {
         self.real_sync.load(Ordering::Relaxed)
     }

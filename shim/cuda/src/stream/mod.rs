@@ -66,6 +66,8 @@ pub struct State {
     flushed: AtomicU32,
     /// A stamp known to be reached without the word saying so.
     done: AtomicU32,
+    /// A stamp up to which the driver itself has synchronised, text of device code included.
+    synchronised: AtomicU32,
     /// Commands so far.
     count: AtomicU32,
     /// Stamps of the last unasked writes, by span.
@@ -289,6 +291,7 @@ impl State {
             last: AtomicU32::new(start),
             flushed: AtomicU32::new(start),
             done: AtomicU32::new(start),
+            synchronised: AtomicU32::new(start),
             count: AtomicU32::new(0),
             spans: [const { AtomicU32::new(0) }; 8].map(|_| AtomicU32::new(start)),
             freed: AtomicBool::new(false),
@@ -367,8 +370,25 @@ impl State {
         self.freed.store(false, Ordering::Relaxed);
     }
 
+    /// Notes that the driver synchronised everything up to `stamp`.
+    fn synchronised(&self, stamp: u32) {
+        self.completed(stamp);
+        advance(&self.synchronised, stamp);
+    }
+
+    /// Whether the driver has synchronised everything sent so far.
+    fn is_synchronised(&self) -> bool {
+        reached(self.synchronised.load(Ordering::Acquire), self.last())
+    }
+
     /// Moves the stamps of an idle stream up to `base`.
     fn move_up(&self, base: u32) {
+        let synchronised = if self.is_synchronised() {
+            base
+        } else {
+            base.wrapping_sub(1)
+        };
+        advance(&self.synchronised, synchronised);
         for stamp in [&self.last, &self.flushed, &self.done] {
             advance(stamp, base);
         }
@@ -443,10 +463,17 @@ impl State {
             }
         }
         let last = self.last();
+        if client.real_sync_only()
+            && !client.capturing()
+            && !self.trim_is_due()
+            && all_synchronised(self.ctx)
+        {
+            return client.sticky();
+        }
         thread::with(|thread| {
             let lane = &*thread.lane(client)?;
             self.real_sync(client, thread, lane)?;
-            self.completed(last);
+            self.synchronised(last);
             Ok(())
         })?;
         call::deliver(client)
@@ -586,6 +613,16 @@ fn blocking_streams(ctx: CUcontext) -> bool {
     streams.values().any(|state| {
         state.ctx == ctx && !state.is_legacy() && state.flags & CU_STREAM_NON_BLOCKING == 0
     })
+}
+
+/// Whether the driver itself has synchronised every stream of a context since its last command: then there is nothing
+/// to wait for, and no text of device code to come.
+fn all_synchronised(ctx: CUcontext) -> bool {
+    let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
+    streams
+        .values()
+        .filter(|state| state.ctx == ctx)
+        .all(|state| state.is_synchronised())
 }
 
 /// Slots by which a stamp may lag behind the ring's head before it is noted on its stream: more than
@@ -758,7 +795,7 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
         result
     })?;
     for (state, stamp) in stamps {
-        state.completed(stamp);
+        state.synchronised(stamp);
     }
     call::deliver(client)
 }
