@@ -21,7 +21,10 @@ use vgpu_channel::wait::{APART_SPIN, SpinBudget, WaitError, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
-use vgpu_protocol::wire::{DeviceSnapshot, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix};
+use vgpu_protocol::wire::{
+    Counters, DeviceSnapshot, RECORD_REPLY, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix,
+};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Where the backend listens unless `VGPU_SOCKET` says otherwise.
 const DEFAULT_SOCKET: &str = "/run/vgpu/vgpu.sock";
@@ -186,6 +189,11 @@ fn existing() -> Option<&'static Client> {
     }
     // SAFETY: null or leaked by `get`.
     unsafe { CLIENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// The client of this very process, without connecting.
+pub fn connected() -> Option<&'static Client> {
+    existing()
 }
 
 /// In a child of a process that had connected but not called `cuInit`: lets go of the parent's
@@ -559,6 +567,29 @@ impl Client {
             ..RecordHeader::default()
         };
         self.send(&header, &[payload])
+    }
+
+    /// What the worker has counted; `None` if it does not say so soon. May be called when the process ends.
+    pub fn counters(&self) -> Option<Counters> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.sticky().ok()?;
+        let slot = self.new_reply_slot().ok()?;
+        let header = RecordHeader {
+            call: number::internal::COUNTERS,
+            flags: RECORD_REPLY,
+            reply_sequence: 1,
+            reply_address: slot,
+            ..RecordHeader::default()
+        };
+        self.channel.try_reserve(0).ok()?.publish(&header);
+        let reply = self.channel.reply(slot).ok()?;
+        let (status, len) = self.channel.wait_reply(reply, 1, Some(PATIENCE)).ok()?;
+        let mut counters = Counters::new_zeroed();
+        if status != 0 || len < size_of::<Counters>() {
+            return None;
+        }
+        reply.payload(counters.as_mut_bytes()).ok()?;
+        Some(counters)
     }
 
     /// Stores a timeline word of a stream that is idle.
