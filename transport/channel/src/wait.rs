@@ -289,3 +289,19 @@ pub fn usable_cpus() -> usize {
 pub fn unwoken_sleep(waited: Duration) -> Duration {
     (waited / 8).clamp(Duration::from_micros(1), Duration::from_micros(50))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_apart_is_looked_for_even_on_one_cpu() {
+        for cpus in [1, 2, 64] {
+            let start = Instant::now();
+            let later = || start.elapsed() > Duration::from_millis(5);
+            assert!(SpinBudget::apart_for_cpus(cpus, Duration::from_secs(60)).spin(later));
+        }
+        assert!(!SpinBudget::apart_for_cpus(1, Duration::from_millis(1)).spin(|| false));
+        assert!(!SpinBudget::for_cpus(1, Duration::from_secs(60)).spin(|| false));
+    }
+}
