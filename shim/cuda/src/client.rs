@@ -314,7 +314,7 @@ impl Client {
             )),
             _ => refuse(&error),
         })?;
-        // A worker on CPUs of its own leaves this process's free to spin on, however few they are.
+        // A worker on CPUs of its own leaves this process's free to spin on, if there are two.
         let apart = channel.features() & FEATURE_APART != 0;
         if apart {
             channel.set_spin(SpinBudget::apart(APART_SPIN));
@@ -363,7 +363,7 @@ impl Client {
             } else {
                 SpinBudget::new(WORD_SPIN)
             },
-            spare_cpus: apart || usable_cpus() > 2,
+            spare_cpus: usable_cpus() > if apart { 1 } else { 2 },
             copy_width: copiers::width(usable_cpus()),
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
