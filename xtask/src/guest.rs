@@ -91,6 +91,7 @@ pub fn tests() -> anyhow::Result<Command> {
     command
         .args(["test", "--release", "-p", "vgpu-e2e", "--features", "guest"])
         .args(["--test", "qemu_device", "--test", "virtual_machine"])
+        .args(["--test", "guest_vfio"])
         .arg("--no-fail-fast")
         .env(DIST, dist)
         .env(GUEST, folder());

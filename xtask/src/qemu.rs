@@ -508,10 +508,11 @@ pub fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What else a host with libvirt needs. The rules were written after the policies' documentation and not tried.
+/// What else a host with libvirt needs. The rules were written after the policies' documentation; docs/virtual-machines.md
+/// says what of it was tried.
 const POLICY: &str = "\
 libvirt:   <emulator>BINARY</emulator>, see docs/virtual-machines.md
-AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu (not tried):
+AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu (read by apparmor_parser, not tried in a kernel):
              BINARY rmix,
              LIBRARY rm,
              /run/vgpu/*.sock rw,

@@ -6,6 +6,7 @@ use common::guest::{self, DIMM, Guest, HIGH, PAGE, control_pages, piece};
 use common::{Client, Daemon, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::atomic::{AtomicBool, Ordering};
+use vgpu_channel::control::FEATURE_APART;
 use vgpu_channel::link::message::{LinkStatus, Welcome};
 use vgpu_channel::link::virtio::*;
 use vgpu_protocol::cuda::CUresult;
@@ -64,6 +65,13 @@ fn mapping(daemon: &Daemon) -> usize {
             .is_ok_and(|maps| maps.contains("guest-ram"))
     };
     daemon.workers().iter().filter(maps).count()
+}
+
+#[test]
+fn the_worker_of_a_machine_says_that_its_cpus_are_its_own() {
+    let (_daemon, guest) = boot();
+    let (_, client) = guest.open();
+    assert_eq!(client.channel.features(), FEATURE_APART);
 }
 
 #[test]

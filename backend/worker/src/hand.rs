@@ -9,7 +9,7 @@ use crate::{
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
-use vgpu_protocol::wire::{AttributeRequest, Flush};
+use vgpu_protocol::wire::{AttributeRequest, Counters, Flush};
 
 pub use callbacks::{enqueue as cuLaunchHostFunc, enqueue as cuStreamAddCallback};
 pub use contexts::{
@@ -155,6 +155,9 @@ pub fn internal(call: &mut Call<'_>) -> Outcome {
         }
         number::PARAM_LAYOUT => modules::param_layout(call),
         number::PING => Ok(()),
+        number::COUNTERS => call.reply(&Counters {
+            copied: vgpu_channel::shm::copied_bytes(),
+        }),
         number::DRAIN_OUTPUT => {
             call.worker.output.deliver(&call.worker.channel);
             Ok(())

@@ -22,7 +22,6 @@ use crate::{control, device, snapshot};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vgpu_channel::control::{FEATURE_APART, ServerState};
 use vgpu_channel::link::{LinkError, LinkStatus, Socket};
@@ -234,7 +233,7 @@ fn serve(
             control::serve(&worker, &mut thread, &daemon);
             // Whatever the other threads are in, nobody waits for its result any more.
             control::remove_stale_socket(listen);
-            exit(0);
+            std::process::exit(0);
         }
     });
     let mut issuer = Issuer::new(Arc::clone(&worker), consumer);
@@ -247,23 +246,10 @@ fn serve(
         control::remove_stale_socket(setup.listen_path());
     }
     // Lanes may hang in the driver; the process ends without them.
-    exit(match ended {
+    std::process::exit(match ended {
         Ended::Corrupt => 3,
         Ended::Gone | Ended::Stopped => 0,
     })
-}
-
-/// Ends the process, and says how much its CPUs have copied: copies of pinned memory add nothing to it.
-fn exit(status: i32) -> ! {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    // Two threads may come to their end at once.
-    if !SAID.swap(true, Ordering::Relaxed) {
-        tracing::info!(
-            "{} bytes copied by CPUs between shared and own memory",
-            shm::copied_bytes()
-        );
-    }
-    std::process::exit(status)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {

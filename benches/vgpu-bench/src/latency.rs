@@ -54,7 +54,7 @@ pub fn latency(options: &Options) -> anyhow::Result<bool> {
     println!("|---|---:|---:|---:|---:|---:|---:|---:|");
     let (often, seldom) = if options.quick { (20, 3) } else { (5_000, 200) };
     let mut ring = Ring::connect(options)?;
-    let looking = SpinBudget::apart(Duration::from_secs(1));
+    let looking = SpinBudget::for_cpus(usize::MAX, Duration::from_secs(1));
     for (label, spin, rest, count) in [
         (
             "round trip, both sides looking at shared memory",

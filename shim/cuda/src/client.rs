@@ -21,7 +21,10 @@ use vgpu_channel::wait::{APART_SPIN, SpinBudget, WaitError, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
-use vgpu_protocol::wire::{DeviceSnapshot, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix};
+use vgpu_protocol::wire::{
+    Counters, DeviceSnapshot, RECORD_REPLY, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix,
+};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Where the backend listens unless `VGPU_SOCKET` says otherwise.
 const DEFAULT_SOCKET: &str = "/run/vgpu/vgpu.sock";
@@ -188,6 +191,11 @@ fn existing() -> Option<&'static Client> {
     unsafe { CLIENT.load(Ordering::Acquire).as_ref() }
 }
 
+/// The client of this very process, without connecting.
+pub fn connected() -> Option<&'static Client> {
+    existing()
+}
+
 /// In a child of a process that had connected but not called `cuInit`: lets go of the parent's
 /// descriptors and of its address window, once, so that the child can connect for itself.
 fn abandon_inherited() {
@@ -306,7 +314,7 @@ impl Client {
             )),
             _ => refuse(&error),
         })?;
-        // A worker on CPUs of its own leaves this process's free to spin on, however few they are.
+        // A worker on CPUs of its own leaves this process's free to spin on, if there are two.
         let apart = channel.features() & FEATURE_APART != 0;
         if apart {
             channel.set_spin(SpinBudget::apart(APART_SPIN));
@@ -355,7 +363,7 @@ impl Client {
             } else {
                 SpinBudget::new(WORD_SPIN)
             },
-            spare_cpus: apart || usable_cpus() > 2,
+            spare_cpus: usable_cpus() > if apart { 1 } else { 2 },
             copy_width: copiers::width(usable_cpus()),
             synchronous: environment::flag("VGPU_SYNC")
                 || std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v != "0"),
@@ -559,6 +567,29 @@ impl Client {
             ..RecordHeader::default()
         };
         self.send(&header, &[payload])
+    }
+
+    /// What the worker has counted; `None` if it does not say so soon. May be called when the process ends.
+    pub fn counters(&self) -> Option<Counters> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.sticky().ok()?;
+        let slot = self.new_reply_slot().ok()?;
+        let header = RecordHeader {
+            call: number::internal::COUNTERS,
+            flags: RECORD_REPLY,
+            reply_sequence: 1,
+            reply_address: slot,
+            ..RecordHeader::default()
+        };
+        self.channel.try_reserve(0).ok()?.publish(&header);
+        let reply = self.channel.reply(slot).ok()?;
+        let (status, len) = self.channel.wait_reply(reply, 1, Some(PATIENCE)).ok()?;
+        let mut counters = Counters::new_zeroed();
+        if status != 0 || len < size_of::<Counters>() {
+            return None;
+        }
+        reply.payload(counters.as_mut_bytes()).ok()?;
+        Some(counters)
     }
 
     /// Stores a timeline word of a stream that is idle.

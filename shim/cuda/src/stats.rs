@@ -4,6 +4,7 @@
 //!
 //! Without the variable each count costs one load of a static. With it, a call costs two looks at the clock and a lock.
 
+use crate::client::{self, Client};
 use crate::{environment, log};
 use core::cell::Cell;
 use std::collections::BTreeMap;
@@ -194,6 +195,12 @@ fn say() {
         COPIED.load(Ordering::Relaxed),
         shm::copied_bytes()
     ));
+    if let Some(counters) = client::connected().and_then(Client::counters) {
+        log::always(format_args!(
+            "bytes copied by CPUs of the worker: {} between its own and shared memory in all",
+            counters.copied
+        ));
+    }
 }
 
 /// The rows, those that took most time first.

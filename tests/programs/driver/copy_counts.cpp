@@ -46,7 +46,7 @@ static int copies(bool pinned) {
 }
 
 struct Counts {
-    unsigned long long pinned = 0, pageable = 0, copied = 0, all = 0;
+    unsigned long long pinned = 0, pageable = 0, copied = 0, all = 0, worker = 0;
 };
 
 // Runs this program as `copy_counts WHAT` with counting on, and reads what it says at its end.
@@ -80,7 +80,8 @@ static Counts counted(const char *what) {
     };
     bool read = std::sscanf(find("copies from and to pinned"), "copies from and to pinned memory: %llu, of %llu", &count, &counts.pinned) == 2 &&
                 std::sscanf(find("copies from and to pageable"), "copies from and to pageable memory: %llu, of %llu", &count, &counts.pageable) == 2 &&
-                std::sscanf(find("bytes copied by CPUs"), "bytes copied by CPUs of this process: %llu for these copies; %llu", &counts.copied, &counts.all) == 2;
+                std::sscanf(find("bytes copied by CPUs"), "bytes copied by CPUs of this process: %llu for these copies; %llu", &counts.copied, &counts.all) == 2 &&
+                std::sscanf(find("bytes copied by CPUs of the worker"), "bytes copied by CPUs of the worker: %llu", &counts.worker) == 1;
     REQUIRE(read, "the counts are not understood: %s", said.c_str());
     find("cuMemcpyHtoDAsync_v2");
     return counts;
@@ -90,12 +91,14 @@ int main(int argc, char **argv) {
     if (argc > 1) return copies(std::strcmp(argv[1], "pinned") == 0);
     Counts pinned = counted("pinned"), pageable = counted("pageable");
     if (on_native_driver()) return PASS();
-    std::printf("pinned: %llu bytes, copied by a CPU: %llu, in records and answers: %llu\n", pinned.pinned, pinned.copied, pinned.all - pinned.copied);
-    std::printf("pageable: %llu bytes, copied by a CPU: %llu\n", pageable.pageable, pageable.copied);
+    std::printf("pinned: %llu bytes, copied by a CPU: %llu; records and answers: %llu bytes copied here, %llu by the worker\n", pinned.pinned,
+                pinned.copied, pinned.all - pinned.copied, pinned.worker);
+    std::printf("pageable: %llu bytes, copied by a CPU here: %llu; all that the worker copied: %llu\n", pageable.pageable, pageable.copied, pageable.worker);
     REQUIRE(pinned.pinned == 2 * bytes && pinned.pageable == 0, "%llu bytes of pinned copies, %llu pageable", pinned.pinned, pinned.pageable);
     REQUIRE(pinned.copied == 0, "%llu bytes of pinned copies went through a CPU", pinned.copied);
-    // Records, answers and the library's look at the device's properties; nothing grows with the copies.
+    // Records and answers, and what is known of the device at the start: nothing that grows with the copies.
     REQUIRE(pinned.all < bytes / 16, "%llu bytes went through shared memory", pinned.all);
+    REQUIRE(pinned.worker < bytes / 16 && pageable.worker < bytes / 16, "the worker copied %llu and %llu bytes", pinned.worker, pageable.worker);
     REQUIRE(pageable.pageable == 2 * bytes && pageable.pinned == 0, "%llu bytes of pageable copies, %llu pinned", pageable.pageable, pageable.pinned);
     REQUIRE(pageable.copied == 2 * bytes, "%llu bytes of pageable copies went through a CPU", pageable.copied);
     return PASS();

@@ -164,6 +164,9 @@ pub struct SpinBudget {
     polite: bool,
 }
 
+/// A spin that nobody who needs the CPU notices: far less than a time slice.
+const MOMENT: Duration = Duration::from_micros(50);
+
 /// Checks between two looks at the clock.
 const CHECKS_PER_LOOK: u32 = 32;
 
@@ -204,8 +207,9 @@ impl SpinBudget {
     }
 
     /// For a peer on CPUs that this process has no share in ([`FEATURE_APART`](crate::control::FEATURE_APART)): spins for
-    /// `time` even on one CPU or two. There it goes round by giving the CPU away, since this process's other threads may
-    /// need it.
+    /// `time` even on two CPUs, giving them away between checks, since this process's other threads may need them. On one
+    /// CPU only for a moment: whoever carries a signal to the peer needs that very one, and giving it away does not bring
+    /// him on soon.
     #[must_use]
     pub fn apart(time: Duration) -> SpinBudget {
         SpinBudget::apart_for_cpus(usable_cpus(), time)
@@ -213,10 +217,10 @@ impl SpinBudget {
 
     /// As [`SpinBudget::apart`], for a known number of CPUs.
     #[must_use]
-    pub const fn apart_for_cpus(cpus: usize, time: Duration) -> SpinBudget {
+    pub fn apart_for_cpus(cpus: usize, time: Duration) -> SpinBudget {
         SpinBudget {
             tight: 256,
-            paused: time,
+            paused: if cpus > 1 { time } else { time.min(MOMENT) },
             yields: 0,
             polite: cpus <= 2,
         }
@@ -355,5 +359,17 @@ mod tests {
         let mut spin = AdaptiveSpin::new(least);
         spin.outlived(micros(1));
         assert_eq!(spin.budget(), least);
+    }
+
+    #[test]
+    fn a_peer_apart_is_looked_for_even_on_two_cpus() {
+        for cpus in [2, 64] {
+            let start = Instant::now();
+            let later = || start.elapsed() > Duration::from_millis(5);
+            assert!(SpinBudget::apart_for_cpus(cpus, Duration::from_secs(60)).spin(later));
+        }
+        assert!(!SpinBudget::apart_for_cpus(2, Duration::from_millis(1)).spin(|| false));
+        assert!(!SpinBudget::apart_for_cpus(1, Duration::from_secs(60)).spin(|| false));
+        assert!(!SpinBudget::for_cpus(1, Duration::from_secs(60)).spin(|| false));
     }
 }

@@ -149,6 +149,8 @@ pub mod internal {
     pub const PING: u16 = 0x8004;
     /// Deliver what device `printf` has written so far, then reply.
     pub const DRAIN_OUTPUT: u16 = 0x8006;
+    /// What the worker has counted for this client; answered with [`crate::wire::Counters`]. No payload.
+    pub const COUNTERS: u16 = 0x8007;
 }
 
 /// The row of a call number, or `None` for numbers this version does not know.

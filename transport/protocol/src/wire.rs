@@ -325,6 +325,11 @@ wire_struct! {
         /// Bit 0: parameters could not be learnt (launch only with `extra`).
         flags: u32,
     }
+    /// What a worker has counted for its client.
+    Counters = 8 {
+        /// Bytes that its CPUs copied between shared and own memory, records and answers included.
+        copied: u64,
+    }
     /// Asks for more of a parameter layout; answered with [`FunctionReply`].
     ParamLayout = 16 {
         /// `CUfunction` or `CUkernel`.
