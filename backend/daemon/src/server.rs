@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 use vgpu_channel::link::event::ready;
 use vgpu_channel::link::listener::refuse;
 use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
+use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{HugePages, SegmentFd};
 use vgpu_channel::server::{Config, Parts};
+use vgpu_channel::wait::usable_cpus;
 use vgpu_worker::setup::{DEVICE_CUDA, PATH_BYTES};
 
 /// How long the end may take, workers included.
@@ -97,6 +99,8 @@ pub fn run(options: &Options) -> Result<()> {
             .then(|| options.compile_cache())
             .flatten(),
         listen: path.as_deref().map_or([0; PATH_BYTES], path_bytes),
+        spin: PermitPage::create(PermitPage::for_cpus(usable_cpus()))
+            .context("no page for permits to spin")?,
         level: options.log_level,
     };
     let machine = Machine::start(options, &terms)?;

@@ -617,6 +617,7 @@ mod tests {
             output: Output::none(),
             devices: 1,
             primaries: vec![0x1000],
+            permits: None,
         });
         let mut thread = Executor::new(&worker.driver, 0);
         assert_eq!(thread.switch(&worker, 0x1000), Ok(()));

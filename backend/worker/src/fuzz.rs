@@ -150,6 +150,7 @@ fn bench() -> Option<&'static Bench> {
             output: Output::none(),
             devices: 1,
             primaries: vec![0x1000],
+            permits: None,
         });
         Some(Bench {
             worker,

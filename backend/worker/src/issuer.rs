@@ -128,7 +128,8 @@ impl Issuer {
         if self.worker.stopping() {
             return Some(Ended::Stopped);
         }
-        if self.consumer.ready() || self.consumer.spin(&self.spin) {
+        let ready = || self.consumer.ready();
+        if ready() || self.worker.spin(&self.spin, ready) {
             return None;
         }
         look_for_faults(&self.worker, &mut self.thread);

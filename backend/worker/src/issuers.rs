@@ -181,11 +181,12 @@ impl Queue {
         over
     }
 
-    /// Marks the last record as executed, and gives the next one, or `None` at the end. `idle` runs before a sleep.
+    /// Marks the last record as executed, and gives the next one, or `None` at the end. `spin` may wait for the number of
+    /// waiting records to become positive, and says whether it did; `idle` runs before a sleep.
     fn next(
         &self,
         done: Option<Vec<u8>>,
-        spin: &SpinBudget,
+        spin: impl Fn(&AtomicU32) -> bool,
         mut idle: impl FnMut(),
     ) -> Option<(Request, Vec<u8>)> {
         let mut records = lock(&self.records);
@@ -217,7 +218,7 @@ impl Queue {
                 looked = false;
             } else {
                 drop(records);
-                looked = !spin.spin(|| self.count.load(Ordering::Acquire) != 0);
+                looked = !spin(&self.count);
                 if looked {
                     idle();
                 }
@@ -240,10 +241,12 @@ fn start(worker: &Arc<Worker>, ctx: u64) -> Option<Arc<Queue>> {
         .name(format!("issuer-{ctx:x}"))
         .spawn(move || {
             let mut thread = Executor::new(&worker.driver, ctx);
-            let spin = SpinBudget::default();
+            let budget = SpinBudget::default();
+            let spin =
+                |count: &AtomicU32| worker.spin(&budget, || count.load(Ordering::Acquire) != 0);
             let mut done = None;
             while let Some((request, payload)) =
-                own.next(done.take(), &spin, || look_for_faults(&worker, &mut thread))
+                own.next(done.take(), spin, || look_for_faults(&worker, &mut thread))
             {
                 execute(&worker, &mut thread, request, &payload);
                 done = Some(payload);
@@ -281,6 +284,7 @@ mod tests {
             output: Output::none(),
             devices: 1,
             primaries: contexts.to_vec(),
+            permits: None,
         });
         (worker, pair)
     }

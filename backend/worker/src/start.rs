@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use vgpu_channel::control::ServerState;
 use vgpu_channel::link::{LinkError, LinkStatus, Socket};
+use vgpu_channel::permits::Permits;
 use vgpu_channel::server::{self, Channel, Consumer};
 use vgpu_channel::window::{Reservation, WindowError};
 use vgpu_driver::Driver;
@@ -74,12 +75,12 @@ pub fn run() -> ExitCode {
 
 fn start() -> Result<Ended, StartError> {
     let socket = isolate()?;
-    let (setup, parts) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    let (setup, parts, permits) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
     let daemon = Socket::from_fd(parts.socket.as_fd().try_clone_to_owned()?);
     let reservation = Reservation::for_server(setup.hello.window)
         .inspect_err(|_| vgpu_channel::link::listener::refuse(&daemon, LinkStatus::Window))?;
     let (channel, consumer) = Channel::open(parts, reservation)?;
-    let opened = prepare(&setup, &channel).inspect_err(|error| {
+    let opened = prepare(&setup, &channel, permits).inspect_err(|error| {
         channel.refuse(match error {
             StartError::Window(_) => LinkStatus::Window,
             StartError::Device(_) => LinkStatus::NoDevice,
@@ -138,7 +139,7 @@ fn die_with_daemon() -> std::io::Result<()> {
 }
 
 /// Loads and initialises the driver and leaves the snapshot in the channel.
-fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
+fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Parts, StartError> {
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
     let software = setup.device == DEVICE_SOFTWARE;
@@ -162,6 +163,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         output,
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
+        permits: Some(permits),
     })
 }
 
@@ -257,6 +259,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         output: Output::none(),
         devices,
         primaries: Vec::new(),
+        permits: None,
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();
     worker.stop();

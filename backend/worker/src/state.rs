@@ -13,7 +13,9 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
+use vgpu_channel::permits::Permits;
 use vgpu_channel::server::Channel;
+use vgpu_channel::wait::SpinBudget;
 use vgpu_channel::window::Place;
 use vgpu_driver::Driver;
 use vgpu_protocol::cuda::CUresult;
@@ -79,6 +81,7 @@ pub struct Worker {
     pub primaries: Vec<u64>,
     /// First address of the heap, behind the control segment.
     pub heap: u64,
+    permits: Option<Permits>,
     sticky: AtomicU32,
     stopping: AtomicBool,
     real_sync: AtomicBool,
@@ -102,9 +105,21 @@ pub struct Parts {
     pub devices: i32,
     /// Primary context of each device, 0 where the driver did not say.
     pub primaries: Vec<u64>,
+    /// What limits spinning to the host's budget, if anything does.
+    pub permits: Option<Permits>,
 }
 
 impl Worker {
+    /// Checks `ready` for as long as `budget` lasts, or only a few times while as many threads of the host spin as may
+    /// (`semantics.md` 22); whether it became true.
+    #[inline]
+    pub fn spin(&self, budget: &SpinBudget, ready: impl FnMut() -> bool) -> bool {
+        match &self.permits {
+            Some(permits) => permits.spin(budget, ready),
+            None => budget.spin(ready),
+        }
+    }
+
     /// A worker that serves nobody yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let heap = parts
@@ -129,6 +144,7 @@ impl Worker {
             devices: parts.devices,
             primaries: parts.primaries,
             heap,
+            permits: parts.permits,
             sticky: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
             real_sync: AtomicBool::new(false),

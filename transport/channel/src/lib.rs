@@ -40,7 +40,11 @@ pub mod link;
 #[cfg(not(loom))]
 pub mod loopback;
 #[cfg(not(loom))]
+pub mod maps;
+#[cfg(not(loom))]
 pub mod output;
+#[cfg(not(loom))]
+pub mod permits;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]
