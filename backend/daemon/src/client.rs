@@ -72,6 +72,8 @@ pub enum Next {
 pub struct Terms {
     /// Device, as in [`Setup::device`].
     pub device: u32,
+    /// Software devices, as in [`Setup::software_devices`].
+    pub software_devices: u32,
     /// Device memory, as in [`Setup::quota`].
     pub quota: u64,
     /// Shared memory of one client in bytes.
@@ -233,6 +235,8 @@ impl Client {
             magic: MAGIC,
             device: terms.device,
             memory: MEMORY_FILES,
+            software_devices: terms.software_devices,
+            reserved: 0,
             quota: terms.quota,
             ring_slots: terms.ring_slots,
             control_len: control.size(),

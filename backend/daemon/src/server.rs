@@ -22,7 +22,7 @@ use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{HugePages, SegmentFd};
 use vgpu_channel::server::{Config, Parts};
 use vgpu_channel::wait::usable_cpus;
-use vgpu_worker::setup::{DEVICE_CUDA, PATH_BYTES};
+use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, PATH_BYTES};
 
 /// How long the end may take, workers included.
 const END: Duration = Duration::from_secs(5);
@@ -91,6 +91,11 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let terms = Terms {
         device,
+        software_devices: if device == DEVICE_SOFTWARE {
+            options.software_devices
+        } else {
+            0
+        },
         quota: options.memory.unwrap_or(0),
         pinned: options.pinned_limit(),
         ring_slots: config.ring_slots,

@@ -25,6 +25,8 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuset\0");
 pub const DEVICE_CUDA: u32 = 1;
 /// [`Setup::device`]: the software device.
 pub const DEVICE_SOFTWARE: u32 = 2;
+/// Most [software devices](Setup::software_devices).
+pub const MAX_SOFTWARE_DEVICES: i32 = vgpu_software::MAX_DEVICES;
 /// [`Setup::memory`]: each segment is a sealed memory file.
 pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
@@ -54,6 +56,10 @@ pub struct Setup {
     pub device: u32,
     /// [`MEMORY_FILES`] or [`MEMORY_PIECES`].
     pub memory: u32,
+    /// Software devices; 0 for NVIDIA's, which are all there are.
+    pub software_devices: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Bytes of device memory that the client may hold; 0 for no limit.
     pub quota: u64,
     /// Slots of the command ring.

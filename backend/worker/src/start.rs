@@ -145,7 +145,13 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Pa
     let software = setup.device == DEVICE_SOFTWARE;
     let driver = match setup.device {
         DEVICE_CUDA => device::load_cuda()?,
-        DEVICE_SOFTWARE => vgpu_software::driver(),
+        DEVICE_SOFTWARE => {
+            vgpu_software::configure(vgpu_software::Options {
+                devices: i32::try_from(setup.software_devices).unwrap_or(1),
+                ..vgpu_software::Options::default()
+            });
+            vgpu_software::driver()
+        }
         other => return Err(StartError::UnknownDevice(other)),
     };
     let devices = device::initialise(&driver)?;

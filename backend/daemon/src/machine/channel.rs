@@ -140,6 +140,8 @@ impl Channel {
                 magic: MAGIC,
                 device: terms.device,
                 memory: MEMORY_PIECES,
+                software_devices: terms.software_devices,
+                reserved: 0,
                 quota: terms.quota,
                 ring_slots: terms.ring_slots,
                 control_len: bytes_of(&segments.control),
