@@ -34,10 +34,19 @@ impl Backend {
     /// # Errors
     /// When it cannot be started, ends at once, or does not listen within 30 s; the message holds its last words.
     pub fn start(parts: &Parts, device: &str) -> anyhow::Result<Self> {
+        Self::start_with(parts, device, 1)
+    }
+
+    /// As [`Backend::start`]; where that is the software device, `devices` of them.
+    ///
+    /// # Errors
+    /// As [`Backend::start`].
+    pub fn start_with(parts: &Parts, device: &str, devices: u32) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("vgpu-e2e-").tempdir()?;
         let mark = folder.path().display().to_string();
         let log = folder.path().join("daemon.log");
-        let child = Self::spawn(parts, device, &folder.path().join("vgpu.sock"), &log, &mark)?;
+        let socket = folder.path().join("vgpu.sock");
+        let child = Self::spawn(parts, (device, devices), &socket, &log, &mark)?;
         let mut backend = Self {
             child,
             parts: parts.clone(),
@@ -50,7 +59,7 @@ impl Backend {
 
     fn spawn(
         parts: &Parts,
-        device: &str,
+        (device, devices): (&str, u32),
         socket: &Path,
         log: &Path,
         mark: &str,
@@ -61,6 +70,7 @@ impl Backend {
             .arg("--listen")
             .arg(socket)
             .args(["--device", device])
+            .args(["--software-devices", &devices.to_string()])
             .env(MARK, mark)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -95,7 +105,7 @@ impl Backend {
         let _ = std::fs::remove_file(self.socket());
         self.child = Self::spawn(
             &self.parts,
-            device,
+            (device, 1),
             &self.socket(),
             &self.log_file(),
             &self.mark,

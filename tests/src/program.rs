@@ -7,6 +7,7 @@
 //! | `variants:` | toolkits and ways of linking the runtime, e.g. `13-static 12-shared` | `13-static` |
 //! | `nvcc:` | further compiler arguments | none |
 //! | `run:` | one execution; words `NAME=VALUE` are environment, the rest arguments; the key may repeat | one plain run |
+//! | `devices:` | software devices it is tried on; on fewer (and on whatever a GPU machine has) it tests what those allow | 1 |
 //! | `rules:` | the rules of `docs/` on CUDA semantics that the program fails without | none |
 //!
 //! A file `NAME.expected` beside the source is the exact standard output of every run.
@@ -86,6 +87,8 @@ pub struct Program {
     pub compiler_arguments: Vec<String>,
     /// The executions of each binary; never empty.
     pub runs: Vec<Run>,
+    /// Software devices that the backend should have for it.
+    pub devices: u32,
     /// Numbers of the semantic rules that the program checks.
     pub rules: Vec<u32>,
     /// The exact standard output of every run, where the source has a `.expected` file beside it.
@@ -188,6 +191,7 @@ fn read(source: PathBuf, api: Api) -> Result<Program, ProgramError> {
         variants: Vec::new(),
         compiler_arguments: Vec::new(),
         runs: Vec::new(),
+        devices: 1,
         rules: Vec::new(),
         expected: expected.exists().then_some(expected),
         source,
@@ -211,6 +215,11 @@ fn read(source: PathBuf, api: Api) -> Result<Program, ProgramError> {
             }
             "nvcc" => program.compiler_arguments.extend(words.map(str::to_owned)),
             "run" => program.runs.push(parse_run(value)),
+            "devices" => {
+                for word in words {
+                    program.devices = word.parse().map_err(|_| refuse(word))?;
+                }
+            }
             "rules" => {
                 for word in words {
                     program.rules.push(word.parse().map_err(|_| refuse(word))?);
@@ -274,6 +283,10 @@ mod tests {
         assert!(named("device_printf").expected.is_some());
         assert_eq!(named("sync_mode").runs.len(), 2);
         assert_eq!(named("vector_add").variants.len(), 5);
+        assert_eq!(
+            (named("vector_add").devices, named("peers").devices),
+            (1, 2)
+        );
     }
 
     #[test]

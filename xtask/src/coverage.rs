@@ -39,6 +39,7 @@ pub fn coverage(options: &Options) -> Result<()> {
         refused.len()
     );
     for (class, name) in [
+        (Class::Lookup, "lookup"),
         (Class::Local, "local"),
         (Class::Post, "post"),
         (Class::Call, "call"),
@@ -48,7 +49,7 @@ pub fn coverage(options: &Options) -> Result<()> {
             .iter()
             .filter(|call| call.implemented && call.class == class)
             .count();
-        println!("  rows of class {name:5} {count:4}");
+        println!("  rows of class {name:6} {count:4}");
     }
     let Some(census) = &options.census else {
         return Ok(());

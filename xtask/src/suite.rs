@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that can be tested without a GPU, in one table.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -225,8 +227,17 @@ fn cuda_programs(
     options: &Options,
     built: &Built,
 ) -> anyhow::Result<()> {
-    let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
+    // One backend for each number of devices that programs ask for.
+    let mut backends = BTreeMap::new();
     for program in &built.programs {
+        let backend = match backends.entry(program.devices) {
+            Entry::Occupied(running) => running.into_mut(),
+            Entry::Vacant(place) => place.insert(Backend::start_with(
+                &Parts::in_dist(dist)?,
+                &options.device,
+                program.devices,
+            )?),
+        };
         let expected = program.expected_output()?;
         for (file, variant) in program.binaries() {
             for run in &program.runs {
@@ -247,7 +258,7 @@ fn cuda_programs(
                     output.wall.as_secs_f64()
                 );
                 if matches!(verdict, Verdict::Failed(_)) {
-                    show_failure(&output.stdout, &output.stderr, &backend);
+                    show_failure(&output.stdout, &output.stderr, backend);
                 }
                 summary.verdict("CUDA programs", label.trim_end(), &verdict, output.wall);
             }

@@ -10,10 +10,13 @@
 
 use crate::process::Worker;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vgpu_channel::link::listener::refuse;
 use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Welcome};
 use vgpu_channel::link::{Accepted, Event, LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::maps;
+use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{SEGMENT_ALIGN, SEGMENT_MAX, SegmentFd};
 use vgpu_channel::server::Parts;
 use vgpu_worker::setup::{MAGIC, MEMORY_FILES, PATH_BYTES, Setup};
@@ -23,8 +26,6 @@ use zerocopy::{FromBytes, IntoBytes};
 const HELLO: Duration = Duration::from_secs(2);
 /// How long a worker may take until it welcomes its client.
 const START: Duration = Duration::from_secs(30);
-/// Heap segments of one client, at most: each is a map in two processes.
-const MAX_SEGMENTS: u32 = 4096;
 
 /// What is handed to the client with the welcome.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub enum Next {
 pub struct Terms {
     /// Device, as in [`Setup::device`].
     pub device: u32,
+    /// Software devices, as in [`Setup::software_devices`].
+    pub software_devices: u32,
     /// Device memory, as in [`Setup::quota`].
     pub quota: u64,
     /// Shared memory of one client in bytes.
@@ -81,6 +84,8 @@ pub struct Terms {
     pub cache: Option<std::path::PathBuf>,
     /// The daemon's socket path, as in [`Setup::listen`].
     pub listen: [u8; PATH_BYTES],
+    /// Permits to spin, which all workers share.
+    pub spin: Arc<PermitPage>,
     /// How much workers log.
     pub level: crate::options::LogLevel,
 }
@@ -98,7 +103,8 @@ pub struct Client {
     pub worker: Option<Worker>,
     growth: Option<Growth>,
     heap: u64,
-    segments: u32,
+    /// Heap segments, each a mapping in two processes.
+    segments: usize,
 }
 
 impl Client {
@@ -224,28 +230,34 @@ impl Client {
         } = parts;
         self.heap = heap.size();
         self.socket = Some(socket);
+        let seat = terms.spin.seat();
         let setup = Setup {
             magic: MAGIC,
             device: terms.device,
             memory: MEMORY_FILES,
+            software_devices: terms.software_devices,
+            reserved: 0,
             quota: terms.quota,
             ring_slots: terms.ring_slots,
             control_len: control.size(),
             heap_len: heap.size(),
             control_pieces: 0,
             heap_pieces: 0,
+            spin_permits: terms.spin.count(),
+            spin_holder: seat.holder,
             listen: terms.listen,
             hello,
         };
         let fds = [
             doorbell.as_fd(),
             wake.as_fd(),
+            terms.spin.as_fd(),
             control.as_fd(),
             heap.as_fd(),
         ];
         let cache = terms.cache.as_ref();
         let cache = cache.map(|base| base.join(format!("user-{}", self.user)));
-        let started = Worker::start(&hello, cache.as_deref(), terms.level)
+        let started = Worker::start(&hello, cache.as_deref(), terms.level, seat)
             .map_err(LinkError::System)
             .and_then(|worker| {
                 // A fresh socket has room for one message.
@@ -344,7 +356,7 @@ impl Client {
                 .heap
                 .checked_add(request.bytes)
                 .is_some_and(|heap| heap <= pinned)
-            && self.segments < MAX_SEGMENTS;
+            && self.segments < maps::limit();
         if !fits {
             return self.answer(&request, LinkStatus::NoMemory, 0, None);
         }

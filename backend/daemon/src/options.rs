@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use vgpu_worker::setup::MAX_SOFTWARE_DEVICES as MAX_DEVICES;
 
 /// What `--print-capabilities` prints, as other vhost-user daemons do.
 pub const CAPABILITIES: &str = r#"{"type":"vgpu","features":[]}"#;
@@ -31,6 +32,10 @@ pub struct Options {
     /// Which device to serve. `auto` takes NVIDIA's driver if it works, else the software device.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+
+    /// Software devices to show, where those are served: for trying programs that use several.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEVICES)))]
+    pub software_devices: u32,
 
     /// Device memory each client may hold, for example 8GiB [default: the whole device].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use vgpu_channel::link::{Hello, Socket};
+use vgpu_channel::permits::Seat;
 use vgpu_worker::setup::allowed_setting;
 
 /// Folders with NVIDIA's libraries that the loader does not know by itself: the driver loads its
@@ -66,6 +67,8 @@ fn compile_cache(folder: &Path) -> Option<PathBuf> {
 pub struct Worker {
     child: Child,
     pidfd: OwnedFd,
+    /// Frees, with this value, what the process held on the page of permits.
+    _seat: Seat,
     /// The daemon's end of the link.
     pub socket: Socket,
     log: ChildStderr,
@@ -73,13 +76,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker with the client's settings, as far as they are allowed, and the folder for
-    /// what its driver compiles. To be called from the main thread only: a worker ends when the
+    /// Starts a worker with the client's settings, as far as they are allowed, the folder for what
+    /// its driver compiles, and a seat on the page of permits. To be called from the main thread only: a worker ends when the
     /// thread that started it does.
     ///
     /// # Errors
     /// The system's error.
-    pub fn start(hello: &Hello, cache: Option<&Path>, level: LogLevel) -> io::Result<Worker> {
+    pub fn start(
+        hello: &Hello,
+        cache: Option<&Path>,
+        level: LogLevel,
+        seat: Seat,
+    ) -> io::Result<Worker> {
         let (near, far) = Socket::pair()?;
         rustix::io::ioctl_fionbio(&near, true)?;
         let mut command = own_command();
@@ -113,6 +121,7 @@ impl Worker {
                 relay: Relay::new(child.id()),
                 child,
                 pidfd,
+                _seat: seat,
                 socket: near,
                 log,
             }),

@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 use vgpu_channel::link::event::ready;
 use vgpu_channel::link::listener::refuse;
 use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
+use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{HugePages, SegmentFd};
 use vgpu_channel::server::{Config, Parts};
-use vgpu_worker::setup::{DEVICE_CUDA, PATH_BYTES};
+use vgpu_channel::wait::usable_cpus;
+use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, PATH_BYTES};
 
 /// How long the end may take, workers included.
 const END: Duration = Duration::from_secs(5);
@@ -89,6 +91,11 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let terms = Terms {
         device,
+        software_devices: if device == DEVICE_SOFTWARE {
+            options.software_devices
+        } else {
+            0
+        },
         quota: options.memory.unwrap_or(0),
         pinned: options.pinned_limit(),
         ring_slots: config.ring_slots,
@@ -97,6 +104,8 @@ pub fn run(options: &Options) -> Result<()> {
             .then(|| options.compile_cache())
             .flatten(),
         listen: path.as_deref().map_or([0; PATH_BYTES], path_bytes),
+        spin: PermitPage::create(PermitPage::for_cpus(usable_cpus()))
+            .context("no page for permits to spin")?,
         level: options.log_level,
     };
     let machine = Machine::start(options, &terms)?;

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Daemon, until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 use vgpu_channel::link::{Hello, LinkStatus, Socket, Welcome};
 use vgpu_protocol::number::internal;
@@ -38,6 +38,73 @@ fn a_worker_that_dies_ends_its_client_only() {
     drop(victim);
     let other = daemon.connect();
     assert_eq!(other.call(internal::PING, &[]).0.0, 0);
+}
+
+/// No worker's number on the page of permits.
+const NONSENSE: u32 = 0xdead_beef;
+
+/// The daemon's page of permits to spin.
+fn permit_page(daemon: &Daemon) -> std::fs::File {
+    let folder = format!("/proc/{}/fd", daemon.child.id());
+    let page = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            std::fs::read_link(path)
+                .is_ok_and(|name| name.to_string_lossy().starts_with("/memfd:vgpu-spin"))
+        });
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(page.expect("the daemon has a page of permits"))
+        .unwrap()
+}
+
+#[test]
+fn permits_to_spin_that_a_worker_held_are_free_when_it_is_gone() {
+    let daemon = Daemon::start(&[]);
+    let page = permit_page(&daemon);
+    let permits = page.metadata().unwrap().len() / 64;
+    let cpus = vgpu_channel::wait::usable_cpus() as u64;
+    assert_eq!(permits, (cpus / 2).max(1));
+    let write = |number: u32| {
+        for word in 0..permits {
+            page.write_all_at(&number.to_le_bytes(), word * 64).unwrap();
+        }
+    };
+    let held_by = |number: u32| {
+        (0..permits)
+            .filter(|at| {
+                let mut word = [0; 4];
+                page.read_exact_at(&mut word, at * 64).unwrap();
+                u32::from_le_bytes(word) == number
+            })
+            .count() as u64
+    };
+    let client = daemon.connect();
+    // A worker that has answered spins for the next call, with a permit.
+    until(|| {
+        assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+        held_by(1) > 0
+    });
+    drop(client);
+    until(|| daemon.workers().is_empty() && held_by(0) == permits);
+    // The third worker's own number is 3.
+    for number in [NONSENSE, 3] {
+        let client = daemon.connect();
+        write(number);
+        for _ in 0..100 {
+            assert_eq!(client.call(internal::PING, &[]).0.0, 0);
+        }
+        assert!(
+            number != NONSENSE || held_by(number) == permits,
+            "a worker took what was not free"
+        );
+        let worker = Pid::from_raw(daemon.workers()[0]).unwrap();
+        kill_process(worker, Signal::KILL).unwrap();
+        until(|| held_by(0) == permits);
+    }
+    assert_eq!(daemon.connect().call(internal::PING, &[]).0.0, 0);
 }
 
 #[test]

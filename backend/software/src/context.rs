@@ -1,4 +1,4 @@
-//! Contexts: what belongs to one, how one ends, and the device's primary context.
+//! Contexts: what belongs to one, how one ends, and each device's primary context.
 //!
 //! A context's handle stays known to threads after its end: they get `CONTEXT_IS_DESTROYED`. The
 //! primary context's handle is there from the start and for ever; the context behind it comes with
@@ -9,7 +9,7 @@ use crate::device;
 use crate::foreign::Outcome;
 use crate::stream::{Mark, Role, Stream};
 use crate::table::{Kind, Table, unique};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -59,6 +59,8 @@ impl Core {
 /// A context.
 pub(crate) struct Context {
     pub(crate) handle: CUcontext,
+    /// Ordinal of its device.
+    pub(crate) device: i32,
     pub(crate) core: Arc<Core>,
     pub(crate) settings: Mutex<Settings>,
     /// All streams that may have work. The lock also is the order in which commands of the
@@ -107,22 +109,43 @@ struct Primary {
     active: Option<Arc<Context>>,
 }
 
-static PRIMARY: Mutex<Primary> = Mutex::new(Primary {
-    references: 0,
-    flags: 0,
-    active: None,
-});
+const DEVICES: usize = device::MAX_DEVICES as usize;
 
-/// Handle of the primary context, whether active or not.
-pub(crate) fn primary_handle() -> CUcontext {
-    static HANDLE: OnceLock<u64> = OnceLock::new();
-    CUcontext(*HANDLE.get_or_init(|| Kind::Context.mint()))
+static PRIMARIES: [Mutex<Primary>; DEVICES] = [const {
+    Mutex::new(Primary {
+        references: 0,
+        flags: 0,
+        active: None,
+    })
+}; DEVICES];
+
+/// The primary context of a device whose ordinal was checked.
+fn primary(device: i32) -> MutexGuard<'static, Primary> {
+    PRIMARIES[device as usize % DEVICES].lock()
+}
+
+/// Handles of the primary contexts, active or not.
+fn primary_handles() -> &'static [CUcontext; DEVICES] {
+    static HANDLES: OnceLock<[CUcontext; DEVICES]> = OnceLock::new();
+    HANDLES.get_or_init(|| std::array::from_fn(|_| CUcontext(Kind::Context.mint())))
+}
+
+/// Handle of the primary context of a device whose ordinal was checked.
+pub(crate) fn primary_handle(device: i32) -> CUcontext {
+    primary_handles()[device as usize % DEVICES]
+}
+
+/// The device of a primary context's handle.
+pub(crate) fn primary_device(handle: CUcontext) -> Option<i32> {
+    let devices = &primary_handles()[..device::count() as usize];
+    let found = devices.iter().position(|primary| *primary == handle);
+    found.map(|device| device as i32)
 }
 
 /// The live context of a handle.
 pub(crate) fn find(handle: CUcontext) -> Option<Arc<Context>> {
-    if handle == primary_handle() {
-        return PRIMARY.lock().active.clone();
+    if let Some(device) = primary_device(handle) {
+        return primary(device).active.clone();
     }
     CONTEXTS.get(handle.0)
 }
@@ -134,15 +157,20 @@ pub(crate) fn get(handle: CUcontext) -> Outcome<Arc<Context>> {
 
 /// The live context whose [`Core`] has this id.
 fn by_owner(owner: u64) -> Option<Arc<Context>> {
-    let primary = PRIMARY.lock().active.clone();
-    primary
-        .filter(|context| context.core.id == owner)
+    (0..device::count())
+        .filter_map(|device| primary(device).active.clone())
+        .find(|context| context.core.id == owner)
         .or_else(|| CONTEXTS.find(|context| context.core.id == owner))
 }
 
 /// Handle of the live context whose [`Core`] has this id.
 pub(crate) fn handle_of(owner: u64) -> Option<CUcontext> {
     by_owner(owner).map(|context| context.handle)
+}
+
+/// Device of the live context whose [`Core`] has this id.
+pub(crate) fn device_of(owner: u64) -> Option<i32> {
+    by_owner(owner).map(|context| context.device)
 }
 
 /// Waits for all work of the context whose [`Core`] has this id.
@@ -154,9 +182,10 @@ pub(crate) fn synchronize_owner(owner: u64) -> Outcome {
 }
 
 impl Context {
-    fn build(handle: CUcontext, flags: u32) -> Arc<Self> {
+    fn build(handle: CUcontext, device: i32, flags: u32) -> Arc<Self> {
         let context = Arc::new(Self {
             handle,
+            device,
             core: Arc::new(Core {
                 id: unique(),
                 fault: AtomicU32::new(0),
@@ -172,9 +201,9 @@ impl Context {
         context
     }
 
-    /// Creates a context; the caller makes it current.
-    pub(crate) fn create(flags: u32) -> Arc<Self> {
-        CONTEXTS.insert_shared(|handle| Self::build(CUcontext(handle), flags))
+    /// Creates a context of a device; the caller makes it current.
+    pub(crate) fn create(device: i32, flags: u32) -> Arc<Self> {
+        CONTEXTS.insert_shared(|handle| Self::build(CUcontext(handle), device, flags))
     }
 
     /// The legacy default stream.
@@ -249,22 +278,22 @@ pub(crate) fn destroy(handle: CUcontext) -> Outcome {
     Ok(())
 }
 
-/// Retains the primary context.
-pub(crate) fn retain_primary() -> Arc<Context> {
-    let mut primary = PRIMARY.lock();
+/// Retains a device's primary context.
+pub(crate) fn retain_primary(device: i32) -> Arc<Context> {
+    let mut primary = primary(device);
     primary.references += 1;
     let flags = primary.flags;
-    let make = || Context::build(primary_handle(), flags);
+    let make = || Context::build(primary_handle(device), device, flags);
     Arc::clone(primary.active.get_or_insert_with(make))
 }
 
-/// Releases the primary context once; the last release ends it.
+/// Releases a device's primary context once; the last release ends it.
 ///
 /// # Errors
 /// `INVALID_CONTEXT` if it is not retained.
-pub(crate) fn release_primary() -> Outcome {
+pub(crate) fn release_primary(device: i32) -> Outcome {
     let ended = {
-        let mut primary = PRIMARY.lock();
+        let mut primary = primary(device);
         primary.references = primary
             .references
             .checked_sub(1)
@@ -281,29 +310,29 @@ pub(crate) fn release_primary() -> Outcome {
     Ok(())
 }
 
-/// Ends the primary context whoever holds it.
-pub(crate) fn reset_primary() {
+/// Ends a device's primary context whoever holds it.
+pub(crate) fn reset_primary(device: i32) {
     let ended = {
         // The references stay, as measured on a driver: as many releases are still due.
-        PRIMARY.lock().active.take()
+        primary(device).active.take()
     };
     if let Some(context) = ended {
         context.end();
     }
 }
 
-/// Flags of the primary context, and whether it is active.
-pub(crate) fn primary_state() -> (u32, bool) {
-    let primary = PRIMARY.lock();
+/// Flags of a device's primary context, and whether it is active.
+pub(crate) fn primary_state(device: i32) -> (u32, bool) {
+    let primary = primary(device);
     (primary.flags, primary.active.is_some())
 }
 
-/// Sets the primary context's flags, also of the active one.
-pub(crate) fn set_primary_flags(flags: u32) -> Outcome {
+/// Sets the flags of a device's primary context, also of the active one.
+pub(crate) fn set_primary_flags(device: i32, flags: u32) -> Outcome {
     if flags & !CONTEXT_FLAGS != 0 {
         return Err(CUresult::INVALID_VALUE);
     }
-    let mut primary = PRIMARY.lock();
+    let mut primary = primary(device);
     primary.flags = flags;
     if let Some(context) = &primary.active {
         context.settings.lock().flags = flags;

@@ -1,4 +1,7 @@
-//! The one device: what it says about itself, and what the embedder may choose.
+//! The devices, all of one kind: what each says about itself, and what the embedder may choose.
+//!
+//! Several devices differ by number, UUID and PCI address only. They share one memory, of which each reports all, and no
+//! device reaches another's by itself: there is no peer access, only copies between contexts.
 
 use crate::memory::Memory;
 use std::sync::OnceLock;
@@ -14,7 +17,12 @@ pub struct Options {
     /// Most warp instructions one kernel may execute before it counts as hung
     /// (`LAUNCH_TIMEOUT`), or `None` to let it run until its context ends.
     pub instruction_budget: Option<u64>,
+    /// Devices, 1 to [`MAX_DEVICES`].
+    pub devices: i32,
 }
+
+/// Most devices.
+pub const MAX_DEVICES: i32 = 8;
 
 impl Default for Options {
     /// 4 GiB or half of the machine's memory, whichever is less; all CPUs; no budget.
@@ -23,6 +31,7 @@ impl Default for Options {
             memory_bytes: (physical_memory() / 2).clamp(64 << 20, 4 << 30) & !0xfffff,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             instruction_budget: None,
+            devices: 1,
         }
     }
 }
@@ -48,6 +57,7 @@ pub fn configure(options: Options) -> bool {
     OPTIONS
         .set(Options {
             threads: options.threads.max(1),
+            devices: options.devices.clamp(1, MAX_DEVICES),
             ..options
         })
         .is_ok()
@@ -58,7 +68,12 @@ pub(crate) fn options() -> &'static Options {
     OPTIONS.get_or_init(Options::default)
 }
 
-/// The device's memory.
+/// The number of devices.
+pub(crate) fn count() -> i32 {
+    options().devices
+}
+
+/// The devices' memory.
 pub(crate) fn memory() -> &'static Memory {
     MEMORY.get_or_init(|| Memory::new(options().memory_bytes))
 }
@@ -69,13 +84,9 @@ pub(crate) const NAME: &str = "vgpu software device";
 pub(crate) const DRIVER_VERSION: i32 = 13000;
 /// Compute capability: the lowest that tools of CUDA 13 build for without asking twice.
 pub(crate) const CAPABILITY: (i32, i32) = (8, 0);
-/// PCI address: a bus that real devices of a PC do not sit on.
-pub(crate) const PCI: (i32, i32, i32) = (0, 0x7f, 0);
-/// Identifies the device. The same in every process: there is one such device per worker and
-/// nothing is shared through it.
-pub(crate) const UUID: CUuuid = CUuuid {
-    bytes: *b"vgpu-software-00",
-};
+/// Domain and bus of the PCI addresses: a bus that real devices of a PC do not sit on. The number of
+/// a device is its slot there.
+const PCI: (i32, i32) = (0, 0x7f);
 /// Most threads per block.
 pub(crate) const MAX_BLOCK_THREADS: u32 = 1024;
 /// Block extents.
@@ -112,10 +123,18 @@ pub(crate) fn multiprocessors() -> i32 {
     i32::try_from(options().threads).unwrap_or(i32::MAX)
 }
 
+/// Identifies a device. The same in every process: each worker has such devices of its own and
+/// nothing is shared through them.
+pub(crate) fn uuid(ordinal: i32) -> CUuuid {
+    let mut bytes = *b"vgpu-software-00";
+    bytes[15] += ordinal as u8;
+    CUuuid { bytes }
+}
+
 /// Value of a device attribute (`CUdevice_attribute`), or `None` for a number CUDA 13.0 does not
 /// know. What the device lacks (textures, managed memory, virtual memory management, cooperative
 /// launches, clusters, IPC …) reads 0.
-pub(crate) fn attribute(id: i32) -> Option<i32> {
+pub(crate) fn attribute(id: i32, ordinal: i32) -> Option<i32> {
     if !(1..=LAST_ATTRIBUTE).contains(&id) {
         return None;
     }
@@ -138,7 +157,7 @@ pub(crate) fn attribute(id: i32) -> Option<i32> {
         15 | 19 | 31 => 1,
         16 => multiprocessors(),
         33 => PCI.1,
-        34 => PCI.2,
+        34 => ordinal,
         // Memory bus width in bits.
         37 => 64,
         // L2 cache in bytes.
@@ -180,27 +199,26 @@ pub(crate) fn attribute(id: i32) -> Option<i32> {
 }
 
 /// Bus id as `cuDeviceGetPCIBusId` prints it.
-pub(crate) fn pci_bus_id() -> String {
-    format!("{:04x}:{:02x}:{:02x}.0", PCI.0, PCI.1, PCI.2)
+pub(crate) fn pci_bus_id(ordinal: i32) -> String {
+    format!("{:04x}:{:02x}:{ordinal:02x}.0", PCI.0, PCI.1)
 }
 
-/// Whether a text names the device: `domain:bus:device.function`, `domain:bus:device`,
+/// The device that a text names: `domain:bus:device.function`, `domain:bus:device`,
 /// or `bus:device.function`, in hexadecimal.
-pub(crate) fn is_pci_bus_id(text: &str) -> bool {
+pub(crate) fn by_pci_bus_id(text: &str) -> Option<i32> {
     let mut numbers = Vec::new();
     let (address, function) = text.split_once('.').unwrap_or((text, "0"));
     for part in address.split(':') {
-        let Ok(number) = i32::from_str_radix(part, 16) else {
-            return false;
-        };
-        numbers.push(number);
+        numbers.push(i32::from_str_radix(part, 16).ok()?);
     }
     let place = match *numbers {
         [bus, device] => (0, bus, device),
         [domain, bus, device] => (domain, bus, device),
-        _ => return false,
+        _ => return None,
     };
-    place == PCI && i32::from_str_radix(function, 16) == Ok(0)
+    let (domain, bus, slot) = place;
+    let found = (domain, bus) == PCI && i32::from_str_radix(function, 16) == Ok(0);
+    (found && (0..count()).contains(&slot)).then_some(slot)
 }
 
 #[cfg(test)]
@@ -209,17 +227,19 @@ mod tests {
 
     #[test]
     fn attributes_end_where_cuda_ends() {
-        assert_eq!(attribute(0), None);
-        assert_eq!(attribute(145), None);
-        assert_eq!(attribute(144), Some(0));
-        assert_eq!((attribute(75), attribute(76)), (Some(8), Some(0)));
+        assert_eq!(attribute(0, 0), None);
+        assert_eq!(attribute(145, 0), None);
+        assert_eq!(attribute(144, 0), Some(0));
+        assert_eq!((attribute(75, 0), attribute(76, 0)), (Some(8), Some(0)));
     }
 
     #[test]
     fn the_printed_bus_id_names_the_device() {
-        assert!(is_pci_bus_id(&pci_bus_id()));
-        assert!(is_pci_bus_id("7f:00.0"));
-        assert!(!is_pci_bus_id("0000:01:00.0"));
-        assert!(!is_pci_bus_id("nonsense"));
+        assert_eq!(by_pci_bus_id(&pci_bus_id(0)), Some(0));
+        assert_eq!(by_pci_bus_id("7f:00.0"), Some(0));
+        for other in [&*pci_bus_id(1), "0000:01:00.0", "nonsense"] {
+            assert_eq!(by_pci_bus_id(other), None, "{other}");
+        }
+        assert_ne!(uuid(0).bytes, uuid(1).bytes);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) const CUDART: CUuuid = CUuuid {
 entries! {
     ready fn primary_context(out ctx: CUcontext, val device: CUdevice) {
         crate::api::device::check(device)?;
-        ctx.put(context::primary_handle())
+        ctx.put(context::primary_handle(device.0))
     }
 }
 

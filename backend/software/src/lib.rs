@@ -45,7 +45,7 @@ mod stream;
 mod table;
 mod work;
 
-pub use device::{Options, configure};
+pub use device::{MAX_DEVICES, Options, configure};
 use vgpu_driver::Driver;
 
 /// Lists the functions this driver has.

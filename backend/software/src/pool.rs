@@ -12,6 +12,8 @@ use vgpu_protocol::cuda::{CUmemoryPool, CUresult};
 /// A pool.
 pub(crate) struct Pool {
     pub(crate) handle: CUmemoryPool,
+    /// Ordinal of its device.
+    pub(crate) device: i32,
     /// Most bytes, or 0 for no limit.
     limit: u64,
     settings: Mutex<Settings>,
@@ -41,12 +43,16 @@ pub(crate) enum Value {
 }
 
 static POOLS: Table<Pool> = Table::new(Kind::Pool);
-static CURRENT: Mutex<Option<CUmemoryPool>> = Mutex::new(None);
+const DEVICES: usize = device::MAX_DEVICES as usize;
 
-/// Creates a pool.
-pub(crate) fn create(limit: u64) -> Arc<Pool> {
+/// The pools that were chosen, by device.
+static CURRENT: Mutex<[Option<CUmemoryPool>; DEVICES]> = Mutex::new([None; DEVICES]);
+
+/// Creates a pool of a device's memory.
+pub(crate) fn create(device: i32, limit: u64) -> Arc<Pool> {
     POOLS.insert_with(|handle| Pool {
         handle: CUmemoryPool(handle),
+        device,
         limit,
         settings: Mutex::new(Settings {
             reuse: [1; 3],
@@ -58,10 +64,15 @@ pub(crate) fn create(limit: u64) -> Arc<Pool> {
     })
 }
 
-/// The device's default pool.
-pub(crate) fn default() -> Arc<Pool> {
-    static DEFAULT: OnceLock<Arc<Pool>> = OnceLock::new();
-    Arc::clone(DEFAULT.get_or_init(|| create(0)))
+/// The default pool of a device whose ordinal was checked.
+pub(crate) fn default(device: i32) -> Arc<Pool> {
+    static DEFAULTS: [OnceLock<Arc<Pool>>; DEVICES] = [const { OnceLock::new() }; DEVICES];
+    Arc::clone(DEFAULTS[device as usize % DEVICES].get_or_init(|| create(device, 0)))
+}
+
+/// The device of a live pool.
+pub(crate) fn device_of(handle: CUmemoryPool) -> Option<i32> {
+    get(handle).ok().map(|pool| pool.device)
 }
 
 /// The live pool of a handle.
@@ -69,24 +80,29 @@ pub(crate) fn get(handle: CUmemoryPool) -> Outcome<Arc<Pool>> {
     POOLS.get(handle.0).ok_or(CUresult::INVALID_VALUE)
 }
 
-/// The pool that plain stream-ordered allocations use.
-pub(crate) fn current() -> Arc<Pool> {
-    let chosen = *CURRENT.lock();
+/// The pool that plain stream-ordered allocations of a device use.
+pub(crate) fn current(device: i32) -> Arc<Pool> {
+    let chosen = CURRENT.lock()[device as usize % DEVICES];
     chosen
         .and_then(|handle| POOLS.get(handle.0))
-        .unwrap_or_else(default)
+        .unwrap_or_else(|| default(device))
 }
 
-/// Chooses the pool that plain stream-ordered allocations use.
-pub(crate) fn set_current(handle: CUmemoryPool) -> Outcome {
-    get(handle)?;
-    *CURRENT.lock() = Some(handle);
+/// Chooses the pool that plain stream-ordered allocations of its device use.
+///
+/// # Errors
+/// `INVALID_VALUE` for a pool of another device.
+pub(crate) fn set_current(device: i32, handle: CUmemoryPool) -> Outcome {
+    if get(handle)?.device != device {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    CURRENT.lock()[device as usize % DEVICES] = Some(handle);
     Ok(())
 }
 
-/// Destroys a pool; its allocations live on. The default pool cannot be destroyed.
+/// Destroys a pool; its allocations live on. Default pools cannot be destroyed.
 pub(crate) fn destroy(handle: CUmemoryPool) -> Outcome {
-    if handle == default().handle {
+    if (0..device::count()).any(|device| handle == default(device).handle) {
         return Err(CUresult::INVALID_VALUE);
     }
     let gone = POOLS.remove(handle.0);

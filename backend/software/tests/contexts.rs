@@ -27,10 +27,15 @@ const CUDART: CUuuid = CUuuid {
 fn the_device_says_what_it_is() {
     let mut count = 0;
     ok!(cuDeviceGetCount(&mut count));
-    assert_eq!(count, 1);
+    assert_eq!(count, 2);
     let mut device = CUdevice(9);
     ok!(cuDeviceGet(&mut device, 0));
-    assert_eq!(cu!(cuDeviceGet(&mut device, 1)), CUresult::INVALID_DEVICE);
+    for ordinal in [-1, 2] {
+        assert_eq!(
+            cu!(cuDeviceGet(&mut device, ordinal)),
+            CUresult::INVALID_DEVICE
+        );
+    }
     let mut name = [0 as c_char; 64];
     ok!(cuDeviceGetName(name.as_mut_ptr(), 64, device));
     // SAFETY: the call has written a text with its terminator.
@@ -59,6 +64,46 @@ fn the_device_says_what_it_is() {
     // SAFETY: error texts are static.
     let text = unsafe { CStr::from_ptr(text) };
     assert_eq!(text, c"CUDA_ERROR_ILLEGAL_ADDRESS");
+}
+
+#[test]
+fn two_devices_have_contexts_pools_and_names_of_their_own() {
+    std::thread::spawn(|| {
+        let mut seen = Vec::new();
+        for ordinal in 0..2 {
+            let device = CUdevice(ordinal);
+            let (mut uuid, mut ctx) = (CUuuid::default(), CUcontext::NULL);
+            ok!(cuDeviceGetUuid(&mut uuid, device));
+            ok!(cuDevicePrimaryCtxRetain(&mut ctx, device));
+            ok!(cuCtxSetCurrent(ctx));
+            let mut found = CUdevice(9);
+            ok!(cuCtxGetDevice(&mut found));
+            assert_eq!(found, device);
+            let mut pool = CUmemoryPool::NULL;
+            ok!(cuDeviceGetMemPool(&mut pool, device));
+            let mut other = CUmemoryPool::NULL;
+            ok!(cuDeviceGetMemPool(&mut other, CUdevice(1 - ordinal)));
+            assert_ne!(pool, other);
+            assert_eq!(
+                cu!(cuDeviceSetMemPool(device, other)),
+                CUresult::INVALID_VALUE
+            );
+            let mut ptr = CUdeviceptr(0);
+            ok!(cuMemAllocAsync(&mut ptr, 64, CUstream::NULL));
+            let mut owner = 9_i32;
+            ok!(cuPointerGetAttribute((&raw mut owner).cast(), 9, ptr));
+            assert_eq!(owner, ordinal);
+            ok!(cuMemFreeAsync(ptr, CUstream::NULL));
+            ok!(cuDevicePrimaryCtxRelease_v2(device));
+            seen.push((uuid.bytes, ctx));
+        }
+        assert!(seen[0].0 != seen[1].0 && seen[0].1 != seen[1].1);
+        let mut can = 9;
+        ok!(cuDeviceCanAccessPeer(&mut can, CUdevice(0), CUdevice(1)));
+        assert_eq!(can, 0);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -618,7 +618,8 @@ mod tests {
             devices: 1,
             primaries: vec![0x1000],
             archs: Vec::new(),
-            spin: vgpu_channel::wait::SpinBudget::default(),
+            budget: vgpu_channel::wait::SpinBudget::default(),
+            permits: None,
         });
         let mut thread = Executor::new(&worker.driver, 0);
         assert_eq!(thread.switch(&worker, 0x1000), Ok(()));

@@ -133,7 +133,7 @@ fn ask(worker: &Worker, function: &HostFunc, status: CUresult) {
         }
         std::thread::sleep(Duration::from_micros(50));
     };
-    if SpinBudget::new(SPIN).spin(|| channel.acknowledged(position)) {
+    if worker.spin(&SpinBudget::new(SPIN), || channel.acknowledged(position)) {
         return;
     }
     while let Err(WaitError::TimedOut) = channel.wait_acknowledged(position, Some(LOOK)) {

@@ -151,7 +151,8 @@ fn bench() -> Option<&'static Bench> {
             devices: 1,
             primaries: vec![0x1000],
             archs: vec![90],
-            spin: vgpu_channel::wait::SpinBudget::default(),
+            budget: vgpu_channel::wait::SpinBudget::default(),
+            permits: None,
         });
         Some(Bench {
             worker,

@@ -74,7 +74,7 @@ pub struct Issuer {
 impl Issuer {
     /// An issuer on the calling thread.
     pub fn new(worker: Arc<Worker>, consumer: Consumer) -> Self {
-        let spin = AdaptiveSpin::new(worker.spin);
+        let spin = AdaptiveSpin::new(worker.budget);
         Self {
             thread: Executor::new(&worker.driver, 0),
             lanes: Lanes::new(Arc::clone(&worker)),
@@ -124,7 +124,8 @@ impl Issuer {
         if self.worker.stopping() {
             return Some(Ended::Stopped);
         }
-        if self.consumer.ready() || self.consumer.spin(&self.spin.budget()) {
+        let ready = || self.consumer.ready();
+        if ready() || self.worker.spin(&self.spin.budget(), ready) {
             return None;
         }
         look_for_faults(&self.worker, &mut self.thread);

@@ -21,7 +21,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use vgpu_channel::wait::SpinBudget;
 
 /// Records that may wait for one issuer. Beyond that the reader waits.
 const MAX_WAITING: usize = 8192;
@@ -181,11 +180,12 @@ impl Queue {
         over
     }
 
-    /// Marks the last record as executed, and gives the next one, or `None` at the end. `idle` runs before a sleep.
+    /// Marks the last record as executed, and gives the next one, or `None` at the end. `spin` may wait for the number of
+    /// waiting records to become positive, and says whether it did; `idle` runs before a sleep.
     fn next(
         &self,
         done: Option<Vec<u8>>,
-        spin: &SpinBudget,
+        spin: impl Fn(&AtomicU32) -> bool,
         mut idle: impl FnMut(),
     ) -> Option<(Request, Vec<u8>)> {
         let mut records = lock(&self.records);
@@ -217,7 +217,7 @@ impl Queue {
                 looked = false;
             } else {
                 drop(records);
-                looked = !spin.spin(|| self.count.load(Ordering::Acquire) != 0);
+                looked = !spin(&self.count);
                 if looked {
                     idle();
                 }
@@ -240,10 +240,12 @@ fn start(worker: &Arc<Worker>, ctx: u64) -> Option<Arc<Queue>> {
         .name(format!("issuer-{ctx:x}"))
         .spawn(move || {
             let mut thread = Executor::new(&worker.driver, ctx);
-            let spin = worker.spin;
+            let spin = |count: &AtomicU32| {
+                worker.spin(&worker.budget, || count.load(Ordering::Acquire) != 0)
+            };
             let mut done = None;
             while let Some((request, payload)) =
-                own.next(done.take(), &spin, || look_for_faults(&worker, &mut thread))
+                own.next(done.take(), spin, || look_for_faults(&worker, &mut thread))
             {
                 execute(&worker, &mut thread, request, &payload);
                 done = Some(payload);
@@ -267,6 +269,7 @@ mod tests {
     use vgpu_channel::loopback::{self, Loopback};
     use vgpu_channel::ring::RecordHeader;
     use vgpu_channel::server::Config;
+    use vgpu_channel::wait::SpinBudget;
     use vgpu_driver::Driver;
     use vgpu_protocol::number::internal::PING;
     use vgpu_protocol::wire::RECORD_REPLY;
@@ -282,7 +285,8 @@ mod tests {
             devices: 1,
             primaries: contexts.to_vec(),
             archs: Vec::new(),
-            spin: SpinBudget::default(),
+            budget: SpinBudget::default(),
+            permits: None,
         });
         (worker, pair)
     }

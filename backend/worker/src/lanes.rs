@@ -105,8 +105,8 @@ impl Queue {
     }
 
     /// The next call, or `None` at the end.
-    fn next(&self, spin: &SpinBudget) -> Option<(Request, Vec<u8>)> {
-        spin.spin(|| {
+    fn next(&self, worker: &Worker, budget: &SpinBudget) -> Option<(Request, Vec<u8>)> {
+        worker.spin(budget, || {
             self.waiting.load(Ordering::Acquire) != 0 || self.ended.load(Ordering::Relaxed)
         });
         let mut jobs = lock(&self.jobs);
@@ -133,8 +133,8 @@ fn start(worker: Arc<Worker>, index: u32) -> Option<Arc<Queue>> {
         .name(format!("lane-{index}"))
         .spawn(move || {
             let mut thread = Executor::new(&worker.driver, 0);
-            let spin = SpinBudget::new(SPIN);
-            while let Some((request, payload)) = own.next(&spin) {
+            let budget = SpinBudget::new(SPIN);
+            while let Some((request, payload)) = own.next(&worker, &budget) {
                 worker.issuers.settle(&worker, request.position, 0);
                 execute(&worker, &mut thread, request, &payload);
                 worker.gate.leave();

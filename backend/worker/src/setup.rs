@@ -8,12 +8,13 @@
 //! growth request and answered in the shape of its answer, close and open the worker's [gate](crate::gate).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use vgpu_channel::control::ControlLayout;
 use vgpu_channel::link::message::MESSAGE_FDS;
 use vgpu_channel::link::{Event, Hello, LinkError, Socket};
+use vgpu_channel::permits::Permits;
 use vgpu_channel::segment::{FilePiece, Memory, Pieces, SegmentError, SegmentFd};
 use vgpu_channel::server::Parts;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -24,12 +25,14 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuset\0");
 pub const DEVICE_CUDA: u32 = 1;
 /// [`Setup::device`]: the software device.
 pub const DEVICE_SOFTWARE: u32 = 2;
+/// Most [software devices](Setup::software_devices).
+pub const MAX_SOFTWARE_DEVICES: i32 = vgpu_software::MAX_DEVICES;
 /// [`Setup::memory`]: each segment is a sealed memory file.
 pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
 pub const MEMORY_PIECES: u32 = 1;
 /// Files that the pieces of one message can lie in.
-pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 4;
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 5;
 /// Pieces that one message can list.
 pub const MAX_PIECES: usize = 4096;
 /// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
@@ -41,7 +44,7 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 /// Longest path of a socket, terminator included.
 pub const PATH_BYTES: usize = 112;
 
-/// The message. With it come, in this order: doorbell, wake, and either control segment and heap segment, or the list of
+/// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), and either control segment and heap segment, or the list of
 /// pieces (those of the control segment first), a lock, and the files they lie in. The worker holds the lock as long as it
 /// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
@@ -53,6 +56,10 @@ pub struct Setup {
     pub device: u32,
     /// [`MEMORY_FILES`] or [`MEMORY_PIECES`].
     pub memory: u32,
+    /// Software devices; 0 for NVIDIA's, which are all there are.
+    pub software_devices: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Bytes of device memory that the client may hold; 0 for no limit.
     pub quota: u64,
     /// Slots of the command ring.
@@ -65,6 +72,10 @@ pub struct Setup {
     pub control_pieces: u32,
     /// Pieces of the heap segment.
     pub heap_pieces: u32,
+    /// Threads of this host that may spin at once: words of the page of permits.
+    pub spin_permits: u32,
+    /// The worker's number on that page.
+    pub spin_holder: u32,
     /// Path of the daemon's socket, NUL-terminated: a worker that outlives its daemon removes it
     /// when nobody answers there. Empty when it must stay.
     pub listen: [u8; PATH_BYTES],
@@ -81,6 +92,9 @@ pub enum SetupError {
     /// A segment is not what it should be.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// The page of permits is not what it should be.
+    #[error("The page of permits to spin cannot be used: {0}")]
+    Permits(#[source] io::Error),
     /// The message is not one of this version's daemon.
     #[error("The daemon's message is malformed")]
     Malformed,
@@ -88,14 +102,14 @@ pub enum SetupError {
 
 impl Setup {
     /// Receives the message and turns its descriptors into the parts of a channel, whose link is
-    /// the socket to the daemon.
+    /// the socket to the daemon, and into this process's permits to spin.
     ///
     /// # Errors
     /// [`SetupError`].
     pub fn receive(
         socket: Socket,
         timeout: Duration,
-    ) -> Result<(Setup, Parts<Memory>), SetupError> {
+    ) -> Result<(Setup, Parts<Memory>, Permits), SetupError> {
         let (bytes, fds) = socket.receive_with_fds::<{ size_of::<Setup>() }>(timeout)?;
         let setup = Setup::read_from_bytes(&bytes).map_err(|_| SetupError::Malformed)?;
         if setup.magic != MAGIC {
@@ -103,7 +117,9 @@ impl Setup {
         }
         let mut fds = fds.into_iter();
         let mut next = || fds.next().ok_or(SetupError::Malformed);
-        let (doorbell, wake) = (next()?, next()?);
+        let (doorbell, wake, page) = (next()?, next()?, next()?);
+        let permits = Permits::open(page.as_fd(), setup.spin_permits, setup.spin_holder)
+            .map_err(SetupError::Permits)?;
         let (control, heap): (Memory, Memory) = match setup.memory {
             MEMORY_FILES => {
                 let control = SegmentFd::receive(next()?, setup.control_len)?;
@@ -139,7 +155,7 @@ impl Setup {
             wake: Event::from_fd(wake),
             layout: ControlLayout::new(setup.ring_slots),
         };
-        Ok((setup, parts))
+        Ok((setup, parts, permits))
     }
 
     /// The daemon's socket path, if there is one.

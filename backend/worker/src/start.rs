@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use vgpu_channel::control::{FEATURE_APART, ServerState};
 use vgpu_channel::link::{LinkError, LinkStatus, Socket};
+use vgpu_channel::permits::Permits;
 use vgpu_channel::server::{self, Channel, Consumer};
 use vgpu_channel::shm;
 use vgpu_channel::wait::{APART_SPIN, SpinBudget};
@@ -77,12 +78,12 @@ pub fn run() -> ExitCode {
 fn start() -> Result<Ended, StartError> {
     shm::count_copies();
     let socket = isolate()?;
-    let (setup, parts) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    let (setup, parts, permits) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
     let daemon = Socket::from_fd(parts.socket.as_fd().try_clone_to_owned()?);
     let reservation = Reservation::for_server(setup.hello.window)
         .inspect_err(|_| vgpu_channel::link::listener::refuse(&daemon, LinkStatus::Window))?;
     let (channel, consumer) = Channel::open(parts, reservation)?;
-    let opened = prepare(&setup, &channel).inspect_err(|error| {
+    let opened = prepare(&setup, &channel, permits).inspect_err(|error| {
         channel.refuse(match error {
             StartError::Window(_) => LinkStatus::Window,
             StartError::Device(_) => LinkStatus::NoDevice,
@@ -141,13 +142,19 @@ fn die_with_daemon() -> std::io::Result<()> {
 }
 
 /// Loads and initialises the driver and leaves the snapshot in the channel.
-fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
+fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Parts, StartError> {
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
     let software = setup.device == DEVICE_SOFTWARE;
     let driver = match setup.device {
         DEVICE_CUDA => device::load_cuda()?,
-        DEVICE_SOFTWARE => vgpu_software::driver(),
+        DEVICE_SOFTWARE => {
+            vgpu_software::configure(vgpu_software::Options {
+                devices: i32::try_from(setup.software_devices).unwrap_or(1),
+                ..vgpu_software::Options::default()
+            });
+            vgpu_software::driver()
+        }
         other => return Err(StartError::UnknownDevice(other)),
     };
     let devices = device::initialise(&driver)?;
@@ -162,7 +169,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
     } else {
         device::archs(&driver, devices)
     };
-    let spin = if setup.memory == MEMORY_PIECES {
+    let budget = if setup.memory == MEMORY_PIECES {
         channel.add_features(FEATURE_APART);
         SpinBudget::new(APART_SPIN)
     } else {
@@ -177,7 +184,8 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
         archs,
-        spin,
+        budget,
+        permits: Some(permits),
     })
 }
 
@@ -274,7 +282,8 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         devices,
         primaries: Vec::new(),
         archs: Vec::new(),
-        spin: SpinBudget::default(),
+        budget: SpinBudget::default(),
+        permits: None,
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();
     worker.stop();

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
+use vgpu_channel::permits::Permits;
 use vgpu_channel::server::Channel;
 use vgpu_channel::wait::SpinBudget;
 use vgpu_channel::window::Place;
@@ -86,7 +87,8 @@ pub struct Worker {
     /// First address of the heap, behind the control segment.
     pub heap: u64,
     /// How long issuers spin for the next record.
-    pub spin: SpinBudget,
+    pub budget: SpinBudget,
+    permits: Option<Permits>,
     sticky: AtomicU32,
     stopping: AtomicBool,
     real_sync: AtomicBool,
@@ -113,10 +115,22 @@ pub struct Parts {
     /// Compute capabilities of the devices that execute machine code, as 90 for 9.0; none for the software device.
     pub archs: Vec<u32>,
     /// How long issuers spin for the next record.
-    pub spin: SpinBudget,
+    pub budget: SpinBudget,
+    /// What limits spinning to the host's budget, if anything does.
+    pub permits: Option<Permits>,
 }
 
 impl Worker {
+    /// Checks `ready` for as long as `budget` lasts, or only a few times while as many threads of the host spin as may
+    /// (`semantics.md` 22); whether it became true.
+    #[inline]
+    pub fn spin(&self, budget: &SpinBudget, ready: impl FnMut() -> bool) -> bool {
+        match &self.permits {
+            Some(permits) => permits.spin(budget, ready),
+            None => budget.spin(ready),
+        }
+    }
+
     /// A worker that serves nobody yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let heap = parts
@@ -143,7 +157,8 @@ impl Worker {
             devices: parts.devices,
             primaries: parts.primaries,
             heap,
-            spin: parts.spin,
+            budget: parts.budget,
+            permits: parts.permits,
             sticky: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
             real_sync: AtomicBool::new(false),

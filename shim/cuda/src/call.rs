@@ -142,9 +142,9 @@ fn foreign_to(thread: &Thread, ctx: CUcontext) -> u16 {
     }
 }
 
-/// What stands in the way of any call.
+/// What stands in the way of any call. Exports inside a host function do not get here; the private tables' functions do.
 fn permitted(client: &Client, thread: &Thread) -> Result<(), CUresult> {
-    if thread.in_callback.get() {
+    if thread.in_host_function.get() {
         return Err(CUresult::NOT_PERMITTED);
     }
     client.sticky()

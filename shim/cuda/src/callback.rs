@@ -1,5 +1,6 @@
 //! Host functions and stream callbacks: the program's code, run by one dispatcher thread of ours in
-//! stream order while the worker's stream waits. CUDA calls are not permitted in it, as natively.
+//! stream order while the worker's stream waits. CUDA calls are not permitted in it, as natively:
+//! [`guard::call`] refuses all but look-ups on that thread.
 
 use crate::call;
 use crate::client::{self, Client};
@@ -32,7 +33,7 @@ pub fn start_dispatcher(client: &'static Client) -> Result<(), CUresult> {
 
 fn dispatch(client: &'static Client) {
     let _ = thread::with(|thread| {
-        thread.in_callback.set(true);
+        thread.in_host_function.set(true);
         Ok(())
     });
     while client.channel().wait_dispatch(|| false, None).is_ok() {

@@ -9,7 +9,7 @@ use crate::{call, client, guard, hand, stream};
 use core::ffi::{c_char, c_void};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::wire::{self, Word};
-use vgpu_protocol::{cuda_aliases, cuda_calls, cuda_stubs, number};
+use vgpu_protocol::{call_class, cuda_aliases, cuda_calls, cuda_stubs, number};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// One exported symbol.
@@ -97,14 +97,14 @@ macro_rules! store {
 }
 
 macro_rules! automatic {
-    ($name:ident $symbol:ident $default:expr, ($($arg:ident : $dir:ident $ty:ty),*)) => {
+    ($class:ident $name:ident $symbol:ident $default:expr, ($($arg:ident : $dir:ident $ty:ty),*)) => {
         #[doc = concat!("`", stringify!($symbol), "`.")]
         ///
         /// # Safety
         /// As the CUDA driver API says of this function.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $symbol($($arg: parameter!($dir $ty)),*) -> CUresult {
-            guard::call(stringify!($symbol), || {
+            guard::call(stringify!($symbol), call_class!($class), || {
                 let client = client::entered()?;
                 $(check!($dir $arg);)*
                 let args = wire::$name::Args { $($arg: encode!($dir client $default, $arg)),* };
@@ -118,7 +118,7 @@ macro_rules! automatic {
 }
 
 macro_rules! manual {
-    ($name:ident $symbol:ident ($($default:expr)?) ($($arg:ident : $dir:ident $ty:ty),*)) => {
+    ($class:ident $name:ident $symbol:ident ($($default:expr)?) ($($arg:ident : $dir:ident $ty:ty),*)) => {
         #[doc = concat!("`", stringify!($symbol), "`.")]
         ///
         /// # Safety
@@ -126,32 +126,32 @@ macro_rules! manual {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $symbol($($arg: parameter!($dir $ty)),*) -> CUresult {
             // SAFETY: the caller's contract, passed on.
-            guard::call(stringify!($symbol), || unsafe { hand::$name($($default,)? $($arg),*) })
+            guard::call(stringify!($symbol), call_class!($class), || unsafe { hand::$name($($default,)? $($arg),*) })
         }
     };
 }
 
 macro_rules! refused {
-    ($name:ident ($($arg:ident : $dir:ident $ty:ty),*)) => {
+    ($class:ident $name:ident ($($arg:ident : $dir:ident $ty:ty),*)) => {
         #[doc = concat!("`", stringify!($name), "`: not implemented.")]
         #[unsafe(no_mangle)]
         pub extern "C" fn $name($(_: parameter!($dir $ty)),*) -> CUresult {
-            guard::call(stringify!($name), unsupported)
+            guard::call(stringify!($name), call_class!($class), unsupported)
         }
     };
 }
 
 macro_rules! export {
-    (stub $name:ident ($($arguments:tt)*)) => { refused!($name ($($arguments)*)); };
-    (auto $name:ident ($($arguments:tt)*)) => { automatic!($name $name NullStream::Legacy, ($($arguments)*)); };
-    (auto $name:ident | $twin:ident ($($arguments:tt)*)) => {
-        automatic!($name $name NullStream::Legacy, ($($arguments)*));
-        automatic!($name $twin NullStream::PerThread, ($($arguments)*));
+    (stub $class:ident $name:ident ($($arguments:tt)*)) => { refused!($class $name ($($arguments)*)); };
+    (auto $class:ident $name:ident ($($arguments:tt)*)) => { automatic!($class $name $name NullStream::Legacy, ($($arguments)*)); };
+    (auto $class:ident $name:ident | $twin:ident ($($arguments:tt)*)) => {
+        automatic!($class $name $name NullStream::Legacy, ($($arguments)*));
+        automatic!($class $name $twin NullStream::PerThread, ($($arguments)*));
     };
-    (hand $name:ident ($($arguments:tt)*)) => { manual!($name $name () ($($arguments)*)); };
-    (hand $name:ident | $twin:ident ($($arguments:tt)*)) => {
-        manual!($name $name (NullStream::Legacy) ($($arguments)*));
-        manual!($name $twin (NullStream::PerThread) ($($arguments)*));
+    (hand $class:ident $name:ident ($($arguments:tt)*)) => { manual!($class $name $name () ($($arguments)*)); };
+    (hand $class:ident $name:ident | $twin:ident ($($arguments:tt)*)) => {
+        manual!($class $name $name (NullStream::Legacy) ($($arguments)*));
+        manual!($class $name $twin (NullStream::PerThread) ($($arguments)*));
     };
 }
 
@@ -159,7 +159,7 @@ macro_rules! calls {
     ($($number:literal $class:ident / $place:ident / $capture:tt $shim:ident / $backend:ident
        $name:ident @ $since:literal $(| $twin:ident @ $twin_since:literal)?
        ($($arg:ident : $dir:ident $ty:ty),*);)*) => {
-        $(export!($shim $name $(| $twin)? ($($arg : $dir $ty),*));)*
+        $(export!($shim $class $name $(| $twin)? ($($arg : $dir $ty),*));)*
 
         const CALL_EXPORTS: &[Export] = &[$(
             Export { name: stringify!($name), since: $since, address: $name as *const c_void },
@@ -204,7 +204,7 @@ macro_rules! stubs {
             #[doc = concat!("`", stringify!($name), "`: not implemented.")]
             #[unsafe(no_mangle)]
             pub extern "C" fn $name() -> CUresult {
-                guard::call(stringify!($name), unsupported)
+                guard::call(stringify!($name), number::Class::Call, unsupported)
             }
         )*
         const STUB_EXPORTS: &[Export] = &[$(

@@ -1,9 +1,10 @@
 //! The border to C: no panic crosses it.
 
-use crate::{log, stats};
+use crate::{log, stats, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use vgpu_protocol::cuda::CUresult;
+use vgpu_protocol::number::Class;
 
 /// Runs `body` and turns its outcome into a result code; a panic, which would be a defect of ours,
 /// becomes `CUDA_ERROR_UNKNOWN`.
@@ -14,11 +15,19 @@ pub fn result(body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
     }
 }
 
-/// Like [`result`], for the exported function `name`: the first time it answers `NOT_SUPPORTED`, whatever part of it is not,
-/// the log says so.
+/// Like [`result`], for the exported function `name` of `class`: every call of a program comes through here. Inside a host
+/// function only look-ups are permitted. The first time the function answers `NOT_SUPPORTED`, whatever part of it is not, the
+/// log says so.
 #[inline]
-pub fn call(name: &'static str, body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
+pub fn call(
+    name: &'static str,
+    class: Class,
+    body: impl FnOnce() -> Result<(), CUresult>,
+) -> CUresult {
     let begun = stats::begin();
+    if !class.in_host_function() && thread::in_host_function() {
+        return CUresult::NOT_PERMITTED;
+    }
     let code = result(body);
     if let Some(begun) = begun {
         stats::end(name, &begun);

@@ -19,7 +19,7 @@ pub struct Thread {
     /// `CU_STREAM_CAPTURE_MODE_*`.
     pub capture_mode: Cell<u32>,
     /// Set on the thread that runs host functions: CUDA calls are not permitted there.
-    pub in_callback: Cell<bool>,
+    pub in_host_function: Cell<bool>,
     /// The thread's own default streams, by context (`semantics.md` 8).
     pub own_streams: RefCell<Vec<(CUcontext, CUstream)>>,
     lane: RefCell<Option<Rc<Lane>>>,
@@ -42,7 +42,7 @@ thread_local! {
         pushed: RefCell::new(Vec::new()),
         current: Cell::new(CUcontext::NULL),
         capture_mode: Cell::new(CU_STREAM_CAPTURE_MODE_GLOBAL),
-        in_callback: Cell::new(false),
+        in_host_function: Cell::new(false),
         own_streams: RefCell::new(Vec::new()),
         lane: RefCell::new(None),
     }) };
@@ -75,6 +75,12 @@ struct Free {
 /// Runs `body` with the calling thread's state.
 pub fn with<T>(body: impl FnOnce(&Thread) -> Result<T, CUresult>) -> Result<T, CUresult> {
     THREAD.with(|thread| body(thread))
+}
+
+/// Whether the calling thread is the one that runs the program's host functions.
+#[inline]
+pub fn in_host_function() -> bool {
+    THREAD.with(|thread| thread.in_host_function.get())
 }
 
 impl Thread {

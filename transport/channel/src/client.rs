@@ -728,6 +728,10 @@ impl LinkGrow {
 impl Grow for LinkGrow {
     fn grow(&self, min_bytes: u64) -> Option<Region> {
         let least = min_bytes.checked_next_multiple_of(SEGMENT_ALIGN)?;
+        // Before the server maps it: a segment that this side cannot follow with is the last.
+        if !self.segments.has_room() {
+            return None;
+        }
         // A refused generous request may still be granted as a modest one.
         match self.ask(least.max(GROW_STEP)) {
             Ok(region) => Some(region),

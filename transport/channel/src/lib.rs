@@ -23,14 +23,14 @@
 
 pub mod sync;
 
+pub mod callback;
 pub mod heap;
+pub mod output;
 pub mod reply;
 pub mod ring;
 pub mod staging;
 pub mod timeline;
 
-#[cfg(not(loom))]
-pub mod callback;
 #[cfg(not(loom))]
 pub mod client;
 #[cfg(not(loom))]
@@ -40,7 +40,9 @@ pub mod link;
 #[cfg(not(loom))]
 pub mod loopback;
 #[cfg(not(loom))]
-pub mod output;
+pub mod maps;
+#[cfg(not(loom))]
+pub mod permits;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]

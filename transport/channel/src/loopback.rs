@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use crate::client::{self, ConnectError, WELCOME_TIMEOUT};
 use crate::link::message::HELLO_MAGIC;
 use crate::link::{Accepted, Hello, LinkError, Socket};
+use crate::maps;
 use crate::segment::{Segments, Side};
 use crate::server::{self, Config, Parts, SetupError};
 use crate::window::{Reservation, WindowError};
@@ -51,8 +52,22 @@ pub struct Loopback {
 ///
 /// [`LoopbackError`].
 pub fn pair(config: &Config, hello: Hello, snapshot: &[u8]) -> Result<Loopback, LoopbackError> {
+    pair_limited(config, hello, snapshot, maps::limit())
+}
+
+/// As [`pair`], with segments of `max_maps` mappings at most.
+///
+/// # Errors
+///
+/// [`LoopbackError`].
+pub fn pair_limited(
+    config: &Config,
+    hello: Hello,
+    snapshot: &[u8],
+    max_maps: usize,
+) -> Result<Loopback, LoopbackError> {
     let (near, far) = Socket::pair()?;
-    let segments = Segments::new(Reservation::for_loopback()?, Side::Both);
+    let segments = Segments::limited(Reservation::for_loopback()?, Side::Both, max_maps);
     near.send(hello.as_bytes(), &[])?;
     let bytes: [u8; size_of::<Hello>()] = far.receive_plain(WELCOME_TIMEOUT)?;
     debug_assert_eq!(bytes.get(..8), Some(HELLO_MAGIC.to_le_bytes().as_slice()));

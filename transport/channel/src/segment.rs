@@ -20,6 +20,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::maps;
 use crate::shm::{self, OutOfRange, View};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::window::{Reservation, SHARED_BYTES, Window};
@@ -57,6 +58,9 @@ pub enum SegmentError {
     /// The address does not continue the segments mapped so far, or leaves the shared part of the window.
     #[error("A segment cannot be placed at {0:#x}")]
     Address(u64),
+    /// With it the channel would have more mappings than half of what the kernel grants this process.
+    #[error("A segment of {0} mappings is more than vm.max_map_count leaves room for")]
+    TooManyMaps(usize),
     /// The system refused.
     #[error("The system refused a memory file")]
     System(#[source] io::Error),
@@ -214,6 +218,7 @@ pub struct Pieces {
     files: Arc<[OwnedFd]>,
     list: Vec<FilePiece>,
     len: u64,
+    maps: usize,
 }
 
 impl Pieces {
@@ -224,6 +229,8 @@ impl Pieces {
     /// [`SegmentError::Size`].
     pub fn new(files: &Arc<[OwnedFd]>, list: Vec<FilePiece>) -> Result<Pieces, SegmentError> {
         let mut len = 0_u64;
+        let mut maps = 0;
+        let mut before = None;
         for piece in &list {
             let end = piece.offset.checked_add(piece.len);
             let fits = piece.len > 0
@@ -235,12 +242,16 @@ impl Pieces {
                 return Err(SegmentError::Size(piece.len));
             }
             len = len.saturating_add(piece.len);
+            // The kernel makes one mapping of neighbours in a file.
+            maps += usize::from(before != Some((piece.file, piece.offset)));
+            before = end.map(|end| (piece.file, end));
         }
         check_size(len)?;
         Ok(Pieces {
             files: Arc::clone(files),
             list,
             len,
+            maps,
         })
     }
 
@@ -292,7 +303,17 @@ pub struct Segments {
     side: Side,
     /// First address behind the last mapped segment; grows only.
     end: AtomicU64,
-    list: Mutex<Vec<Segment>>,
+    mapped: Mutex<Mapped>,
+    /// Mappings that all of them together may be.
+    max_maps: usize,
+}
+
+/// What is mapped.
+#[derive(Debug, Default)]
+struct Mapped {
+    list: Vec<Segment>,
+    /// Mappings that they are, as far as is known: the kernel may have merged some across segments.
+    maps: usize,
 }
 
 impl fmt::Debug for Segments {
@@ -305,15 +326,22 @@ impl fmt::Debug for Segments {
 }
 
 impl Segments {
-    /// An empty set in the window held by `reservation`.
+    /// An empty set in the window held by `reservation`, which grows up to [`maps::limit`].
     #[must_use]
     pub fn new(reservation: Reservation, side: Side) -> Arc<Segments> {
+        Segments::limited(reservation, side, maps::limit())
+    }
+
+    /// As [`Segments::new`], up to `max_maps` mappings.
+    #[must_use]
+    pub fn limited(reservation: Reservation, side: Side, max_maps: usize) -> Arc<Segments> {
         let end = AtomicU64::new(reservation.window().high);
         Arc::new(Segments {
             reservation,
             side,
             end,
-            list: Mutex::new(Vec::new()),
+            mapped: Mutex::default(),
+            max_maps,
         })
     }
 
@@ -339,16 +367,22 @@ impl Segments {
     /// The segments mapped so far, ascending.
     #[must_use]
     pub fn list(&self) -> Vec<Segment> {
-        lock(&self.list).clone()
+        lock(&self.mapped).list.clone()
+    }
+
+    /// Whether one more mapping is allowed.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        lock(&self.mapped).maps < self.max_maps
     }
 
     /// Maps `segment` at `address`, which must be [`Segments::end`].
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Address`], or the system's refusal (too many maps, say).
+    /// [`SegmentError::Address`], [`SegmentError::TooManyMaps`], or the system's refusal.
     pub fn append(&self, address: u64, segment: &SegmentFd) -> Result<Segment, SegmentError> {
-        self.place(address, segment.len, |reserved, dont_fork| {
+        self.place(address, segment.len, 1, |reserved, dont_fork| {
             reserved.map_shared(address, segment.len, segment.as_fd(), 0, dont_fork)
         })
     }
@@ -359,7 +393,7 @@ impl Segments {
     ///
     /// As for [`Segments::append`]; nothing stays mapped then.
     pub fn append_pieces(&self, address: u64, pieces: &Pieces) -> Result<Segment, SegmentError> {
-        self.place(address, pieces.len, |reserved, dont_fork| {
+        self.place(address, pieces.len, pieces.maps, |reserved, dont_fork| {
             let mut at = address;
             for piece in &pieces.list {
                 let file = pieces.files.get(piece.file as usize).ok_or(Errno::BADF)?;
@@ -396,19 +430,24 @@ impl Segments {
         &self,
         address: u64,
         len: u64,
+        maps: usize,
         map: impl FnOnce(&shm::Reserved, bool) -> io::Result<()>,
     ) -> Result<Segment, SegmentError> {
-        let mut list = lock(&self.list);
+        let mut mapped = lock(&self.mapped);
         let asked = Segment { address, len };
-        if self.side == Side::Both && list.contains(&asked) {
+        if self.side == Side::Both && mapped.list.contains(&asked) {
             return Ok(asked);
         }
         let limit = self.window().high + SHARED_BYTES;
         if address != self.end.load(Ordering::Relaxed) || limit - address < len {
             return Err(SegmentError::Address(address));
         }
+        if mapped.maps.saturating_add(maps) > self.max_maps {
+            return Err(SegmentError::TooManyMaps(maps));
+        }
         map(self.reservation.high(), self.side == Side::Client).map_err(SegmentError::System)?;
-        list.push(asked);
+        mapped.list.push(asked);
+        mapped.maps += maps;
         // SYNC POINT (segments).
         self.end.store(address + len, Ordering::Release);
         Ok(asked)

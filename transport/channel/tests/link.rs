@@ -12,18 +12,19 @@ use vgpu_channel::link::{Hello, LinkError, LinkStatus, Listener, Socket, Welcome
 use vgpu_channel::loopback::{self, Loopback};
 use vgpu_channel::reply::{PAYLOAD_BYTES, ReplyError};
 use vgpu_channel::ring::{RecordBuf, RecordHeader};
-use vgpu_channel::segment::{HugePages, SegmentError, SegmentFd};
-use vgpu_channel::server::Config;
+use vgpu_channel::segment::{FilePiece, HugePages, Pieces, SegmentError, SegmentFd};
+use vgpu_channel::server::{Config, Request};
 use vgpu_channel::wait::WaitError;
 use zerocopy::{FromBytes, IntoBytes};
 
+const CONFIG: Config = Config {
+    ring_slots: 2048,
+    heap_bytes: 2 << 20,
+    pages: HugePages::Never,
+};
+
 fn pair() -> Loopback {
-    let config = Config {
-        ring_slots: 2048,
-        heap_bytes: 2 << 20,
-        pages: HugePages::Never,
-    };
-    loopback::pair(&config, Hello::new(0, 5), b"snapshot").expect("a loopback channel")
+    loopback::pair(&CONFIG, Hello::new(0, 5), b"snapshot").expect("a loopback channel")
 }
 
 /// Sends `bytes` as a hello and gives what the server makes of it, and what the client is told.
@@ -453,6 +454,72 @@ fn output_keeps_order_and_counts_what_is_cut() {
     assert!(!client.output().ready());
     server.print(&text);
     assert_eq!(server.output().dropped(), text.len() as u64 - 65_536);
+}
+
+#[test]
+fn the_heap_grows_until_its_mappings_are_used_up() {
+    // Control segment, first heap segment, and three more.
+    let pair = loopback::pair_limited(&CONFIG, Hello::new(0, 5), b"", 5).unwrap();
+    let (client, server) = (pair.client, pair.server);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut asked = 0;
+            loop {
+                match server.next_request(Duration::from_secs(60)) {
+                    Ok(Request::Grow(request)) => {
+                        let segment = SegmentFd::create(request.bytes, HugePages::Never).unwrap();
+                        server.grant(&request, &segment).unwrap();
+                        asked += 1;
+                    }
+                    Err(LinkError::Closed) => return asked,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let blocks: Vec<u64> = (0..3)
+            .map(|_| client.alloc(64 << 20, 64).unwrap())
+            .collect();
+        assert!(!client.segments().has_room());
+        let full = client.alloc(64 << 20, 64);
+        assert!(matches!(full, Err(HeapError::Full(_))), "{full:?}");
+        // What there is goes on serving.
+        client.free(blocks[1]).unwrap();
+        assert_eq!(client.alloc(64 << 20, 64), Ok(blocks[1]));
+        drop(client);
+        assert_eq!(asked.join().unwrap(), 3, "the server was asked in vain");
+    });
+}
+
+#[test]
+fn pieces_count_as_the_mappings_they_become() {
+    const PAGE: u64 = 2 << 20;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(16 * PAGE).unwrap();
+    let files: std::sync::Arc<[OwnedFd]> = std::sync::Arc::new([file.into()]);
+    let pieces = |pages: &[u64]| {
+        let piece = |page: &u64| FilePiece {
+            file: 0,
+            reserved: 0,
+            offset: page * PAGE,
+            len: PAGE,
+        };
+        Pieces::new(&files, pages.iter().map(piece).collect()).unwrap()
+    };
+    let pair = loopback::pair_limited(&CONFIG, Hello::new(0, 5), b"", 5).unwrap();
+    let segments = pair.client.segments();
+    let end = segments.end();
+    let refused = segments.append_pieces(end, &pieces(&[0, 2, 4, 6]));
+    assert!(matches!(refused, Err(SegmentError::TooManyMaps(4))));
+    assert_eq!(segments.end(), end, "nothing is mapped");
+    // Neighbours are one mapping.
+    segments
+        .append_pieces(end, &pieces(&[3, 4, 5, 6, 9, 10]))
+        .unwrap();
+    segments
+        .append_pieces(segments.end(), &pieces(&[8]))
+        .unwrap();
+    let one = segments.append_pieces(segments.end(), &pieces(&[0]));
+    assert!(matches!(one, Err(SegmentError::TooManyMaps(1))));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 /// How a call travels; see the columns of [the table](crate::table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
+    /// Answered in the guest, without context, stream, memory or event.
+    Lookup,
     /// Answered in the guest.
     Local,
     /// Fire and forget.
@@ -11,6 +13,14 @@ pub enum Class {
     Call,
     /// Names something of the guest's own; handled there.
     Host,
+}
+
+impl Class {
+    /// Whether calls of this class may be made inside a host function (`semantics.md` 24). All others are
+    /// `NOT_PERMITTED` there.
+    pub const fn in_host_function(self) -> bool {
+        matches!(self, Class::Lookup)
+    }
 }
 
 /// Who executes a call in the worker.
@@ -45,18 +55,23 @@ pub struct CallInfo {
     pub implemented: bool,
 }
 
-macro_rules! class {
+/// The [`Class`] of the table's class column.
+#[macro_export]
+macro_rules! call_class {
+    (lookup) => {
+        $crate::number::Class::Lookup
+    };
     (local) => {
-        Class::Local
+        $crate::number::Class::Local
     };
     (post) => {
-        Class::Post
+        $crate::number::Class::Post
     };
     (call) => {
-        Class::Call
+        $crate::number::Class::Call
     };
     (host) => {
-        Class::Host
+        $crate::number::Class::Host
     };
 }
 macro_rules! place {
@@ -105,7 +120,7 @@ macro_rules! collect_calls {
             name: stringify!($name),
             since: $since,
             twin: optional!($($twin $twin_since)?),
-            class: class!($class),
+            class: call_class!($class),
             place: place!($place),
             unsafe_in_capture: capture!($capture),
             implemented: implemented!($shim),
@@ -311,6 +326,21 @@ mod tests {
     }
 
     #[test]
+    fn look_ups_name_no_object_of_a_context() {
+        let objects = [
+            "Ctx", "Stream", "Event", "Mem", "Pointer", "Graph", "Func", "Kernel",
+        ];
+        for call in CALLS.iter().filter(|call| call.class == Class::Lookup) {
+            // Memory as a figure of the device is no memory.
+            let name = call.name.replace("TotalMem", "Total");
+            assert!(
+                !objects.iter().any(|object| name.contains(object)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn every_alias_names_a_call() {
         for (alias, _, target) in ALIASES {
             assert!(
@@ -332,7 +362,7 @@ mod tests {
     #[test]
     fn guest_calls_and_only_they_stay_in_the_guest() {
         for call in CALLS {
-            let local = matches!(call.class, Class::Local | Class::Host);
+            let local = matches!(call.class, Class::Lookup | Class::Local | Class::Host);
             assert_eq!(local, call.place == Place::Guest, "{}", call.name);
         }
     }

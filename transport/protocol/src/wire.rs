@@ -160,6 +160,7 @@ macro_rules! generate {
        ($($arg:ident : $dir:ident $ty:ty),*);)*) => { $( one!($class $name ($($arg : $dir $ty),*)); )* };
 }
 macro_rules! one {
+    (lookup $($rest:tt)*) => {};
     (local $($rest:tt)*) => {};
     (host $($rest:tt)*) => {};
     ($class:ident $name:ident ($($arg:ident : $dir:ident $ty:ty),*)) => {

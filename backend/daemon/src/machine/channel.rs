@@ -135,23 +135,29 @@ impl Channel {
             let (doorbell, wake) = (Event::new()?, Event::new()?);
             let all = [&segments.control[..], &segments.heap[..]].concat();
             let list = write_pieces(&all)?;
+            let seat = terms.spin.seat();
             let setup = Setup {
                 magic: MAGIC,
                 device: terms.device,
                 memory: MEMORY_PIECES,
+                software_devices: terms.software_devices,
+                reserved: 0,
                 quota: terms.quota,
                 ring_slots: terms.ring_slots,
                 control_len: bytes_of(&segments.control),
                 heap_len: bytes_of(&segments.heap),
                 control_pieces: segments.control.len() as u32,
                 heap_pieces: segments.heap.len() as u32,
+                spin_permits: terms.spin.count(),
+                spin_holder: seat.holder,
                 // The socket's file is the daemon's own matter.
                 listen: [0; PATH_BYTES],
                 hello: open.hello,
             };
-            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), list.as_fd(), lock];
+            let spin = terms.spin.as_fd();
+            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), spin, list.as_fd(), lock];
             fds.extend(segments.files.descriptors());
-            let worker = Worker::start(&open.hello, cache, terms.level)?;
+            let worker = Worker::start(&open.hello, cache, terms.level, seat)?;
             // A fresh socket has room for one message.
             let sent = worker.socket.send(setup.as_bytes(), &fds);
             drop(fds);

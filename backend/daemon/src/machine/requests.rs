@@ -13,6 +13,7 @@ use vgpu_channel::link::message::{MAJOR, MINOR};
 use vgpu_channel::link::virtio::{
     CONTROL_QUEUE, Closed, MAX_REQUEST, Open, Order, Piece, SessionHello, SessionWelcome, parse,
 };
+use vgpu_channel::maps;
 use zerocopy::IntoBytes;
 
 impl Machine {
@@ -229,7 +230,7 @@ impl Machine {
         &self,
         id: u64,
         lists: [&[Piece]; N],
-        (bytes, maps): (u64, usize),
+        (bytes, mapped): (u64, usize),
         pinned: u64,
     ) -> Result<(Files<'_>, [Vec<vgpu_channel::segment::FilePiece>; N]), LinkStatus> {
         let mut own: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -250,7 +251,7 @@ impl Machine {
         }
         let mut files = Files::default();
         let mut resolved = lists.map(|_| Vec::new());
-        let mut maps = maps;
+        let mut maps = mapped;
         for (list, pieces) in resolved.iter_mut().zip(lists) {
             *list = self.table.resolve(pieces, &mut files).map_err(|error| {
                 self.complaints.warn(format_args!("{error}"));
@@ -261,7 +262,7 @@ impl Machine {
             })?;
             maps = maps.saturating_add(list.len());
         }
-        if maps > MAX_MAPS {
+        if maps > MAX_MAPS.min(maps::limit()) {
             return Err(LinkStatus::NoMemory);
         }
         Ok((files, resolved))

@@ -17,7 +17,7 @@ fn create(flags: u32, dev: CUdevice) -> Outcome<CUcontext> {
     if flags & !CONTEXT_FLAGS != 0 {
         return Err(CUresult::INVALID_VALUE);
     }
-    let context = Context::create(flags);
+    let context = Context::create(dev.0, flags);
     current::push(context.handle);
     Ok(context.handle)
 }
@@ -31,6 +31,14 @@ fn given_or_current(ctx: CUcontext) -> Outcome<Arc<Context>> {
     }
 }
 
+/// The device of a context: of a live one, or of a primary one, live or not.
+fn device_of(ctx: CUcontext) -> Outcome<CUdevice> {
+    match context::primary_device(ctx) {
+        Some(device) => Ok(CUdevice(device)),
+        None => Ok(CUdevice(context::get(ctx)?.device)),
+    }
+}
+
 fn synchronize(context: &Context) -> Outcome {
     context.core.check()?;
     capture::refuse_context(&context.core)?;
@@ -41,29 +49,29 @@ entries! {
     ready fn cuDevicePrimaryCtxRetain(out ctx: CUcontext, val dev: CUdevice) {
         check(dev)?;
         ctx.require()?;
-        ctx.put(context::retain_primary().handle)
+        ctx.put(context::retain_primary(dev.0).handle)
     }
 
     ready fn cuDevicePrimaryCtxRelease_v2(val dev: CUdevice) {
         check(dev)?;
-        context::release_primary()
+        context::release_primary(dev.0)
     }
 
     ready fn cuDevicePrimaryCtxReset_v2(val dev: CUdevice) {
         check(dev)?;
-        context::reset_primary();
+        context::reset_primary(dev.0);
         Ok(())
     }
 
     ready fn cuDevicePrimaryCtxSetFlags_v2(val dev: CUdevice, val flags: u32) {
         check(dev)?;
-        context::set_primary_flags(flags)
+        context::set_primary_flags(dev.0, flags)
     }
 
     ready fn cuDevicePrimaryCtxGetState(val dev: CUdevice, out flags: u32, out active: i32) {
         check(dev)?;
         flags.require()?;
-        let state = context::primary_state();
+        let state = context::primary_state(dev.0);
         active.put(i32::from(state.1))?;
         flags.put(state.0)
     }
@@ -104,17 +112,15 @@ entries! {
     }
 
     ready fn cuCtxSetCurrent(val ctx: CUcontext) {
-        if !ctx.is_null() && ctx != context::primary_handle() {
-            context::get(ctx)?;
+        if !ctx.is_null() {
+            device_of(ctx)?;
         }
         current::set(ctx);
         Ok(())
     }
 
     ready fn cuCtxPushCurrent_v2(val ctx: CUcontext) {
-        if ctx != context::primary_handle() {
-            context::get(ctx)?;
-        }
+        device_of(ctx)?;
         current::push(ctx);
         Ok(())
     }
@@ -126,19 +132,13 @@ entries! {
 
     ready fn cuCtxGetDevice(out dev: CUdevice) {
         dev.require()?;
-        if current::handle().is_null() {
-            return Err(CUresult::INVALID_CONTEXT);
-        }
-        dev.put(CUdevice(0))
+        dev.put(device_of(current::handle())?)
     }
 
     ready fn cuCtxGetDevice_v2(out dev: CUdevice, val ctx: CUcontext) {
         dev.require()?;
         let ctx = if ctx.is_null() { current::handle() } else { ctx };
-        if ctx != context::primary_handle() {
-            context::get(ctx)?;
-        }
-        dev.put(CUdevice(0))
+        dev.put(device_of(ctx)?)
     }
 
     ready fn cuCtxGetApiVersion(val ctx: CUcontext, out version: u32) {

@@ -7,9 +7,9 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 use vgpu_protocol::cuda::{CUdevice, CUdevprop, CUresult, CUuuid};
 
-/// Refuses ordinals other than that of the one device.
+/// Refuses what is no device's ordinal.
 pub(crate) fn check(dev: CUdevice) -> Outcome {
-    if dev == CUdevice(0) {
+    if (0..device::count()).contains(&dev.0) {
         Ok(())
     } else {
         Err(CUresult::INVALID_DEVICE)
@@ -48,7 +48,7 @@ entries! {
     }
 
     ready fn cuDeviceGetCount(out count: i32) {
-        count.put(1)
+        count.put(device::count())
     }
 
     ready fn cuDeviceGet(out device: CUdevice, val ordinal: i32) {
@@ -68,30 +68,28 @@ entries! {
 
     ready fn cuDeviceGetAttribute(out value: i32, val attribute: i32, val dev: CUdevice) {
         check(dev)?;
-        value.put(device::attribute(attribute).ok_or(CUresult::INVALID_VALUE)?)
+        value.put(device::attribute(attribute, dev.0).ok_or(CUresult::INVALID_VALUE)?)
     }
 
     ready fn cuDeviceGetUuid(out uuid: CUuuid, val dev: CUdevice) {
         check(dev)?;
-        uuid.put(device::UUID)
+        uuid.put(device::uuid(dev.0))
     }
 
     ready fn cuDeviceGetUuid_v2(out uuid: CUuuid, val dev: CUdevice) {
         check(dev)?;
-        uuid.put(device::UUID)
+        uuid.put(device::uuid(dev.0))
     }
 
     ready fn cuDeviceGetPCIBusId(out text: c_char, val len: i32, val dev: CUdevice) {
         check(dev)?;
-        put_text(&text, len, &device::pci_bus_id())
+        put_text(&text, len, &device::pci_bus_id(dev.0))
     }
 
     ready fn cuDeviceGetByPCIBusId(out dev: CUdevice, text text: c_char) {
         dev.require()?;
-        if !device::is_pci_bus_id(&text.get()?) {
-            return Err(CUresult::INVALID_DEVICE);
-        }
-        dev.put(CUdevice(0))
+        let found = device::by_pci_bus_id(&text.get()?).ok_or(CUresult::INVALID_DEVICE)?;
+        dev.put(CUdevice(found))
     }
 
     ready fn cuDeviceComputeCapability(out major: i32, out minor: i32, val dev: CUdevice) {
@@ -129,8 +127,12 @@ entries! {
         value.require()?;
         check(src)?;
         check(dst)?;
-        // There is no second device to be a peer.
-        if attribute < 1 { Err(CUresult::INVALID_VALUE) } else { Err(CUresult::INVALID_DEVICE) }
+        // Performance rank, access, atomics, arrays: none of it between any two devices.
+        match attribute {
+            1..=4 if src != dst => value.put(0),
+            1..=4 => Err(CUresult::INVALID_DEVICE),
+            _ => Err(CUresult::INVALID_VALUE),
+        }
     }
 
     ready fn cuDeviceGetExecAffinitySupport(out value: i32, val kind: u32, val dev: CUdevice) {

@@ -3,10 +3,10 @@
 use crate::entry::entries;
 use crate::foreign::{Out, Outcome};
 use crate::memory::{Origin, Range};
-use crate::{context, current, device};
+use crate::{context, current, device, pool};
 use std::ffi::c_void;
 use vgpu_protocol::cuda::{
-    CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_HOST, CUcontext, CUdeviceptr, CUresult,
+    CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_HOST, CUcontext, CUdeviceptr, CUmemoryPool, CUresult,
 };
 
 /// Flags of host allocations: portable, mapped, write-combined.
@@ -230,7 +230,10 @@ impl PointerValue {
             // Managed.
             8 => Self::Flag(false),
             // Device ordinal.
-            9 => Self::Int(0),
+            9 => Self::Int(match range.origin {
+                Origin::Pool(pool) => pool::device_of(CUmemoryPool(pool)).unwrap_or(0),
+                _ => context::device_of(range.owner).unwrap_or(0),
+            }),
             // Can be shared by the old IPC calls.
             10 => Self::Flag(false),
             // Start and size of the range.

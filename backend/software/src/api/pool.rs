@@ -22,11 +22,13 @@ const TYPE_PINNED: u32 = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
 const READ_WRITE: u32 = 3;
 
-fn is_ours(location: CUmemLocation) -> Outcome {
+/// The device that a location names.
+fn device_at(location: CUmemLocation) -> Outcome<i32> {
     if location.kind != LOCATION_DEVICE {
         return Err(CUresult::INVALID_VALUE);
     }
-    check(CUdevice(location.id))
+    check(CUdevice(location.id))?;
+    Ok(location.id)
 }
 
 /// Memory from a pool is there at once; the stream only has to accept commands.
@@ -45,8 +47,8 @@ fn allocate(pool: &Pool, bytes: usize, stream: &Arc<Stream>) -> Outcome<CUdevice
 entries! {
     ready fn cuMemAllocAsync(out dptr: CUdeviceptr, val bytes: usize, val stream: CUstream) {
         dptr.require()?;
-        let (_, stream) = stream::get(stream)?;
-        dptr.put(allocate(&pool::current(), bytes, &stream)?)
+        let (context, stream) = stream::get(stream)?;
+        dptr.put(allocate(&pool::current(context.device), bytes, &stream)?)
     }
 
     ready fn cuMemAllocFromPoolAsync(
@@ -80,17 +82,17 @@ entries! {
 
     ready fn cuDeviceGetDefaultMemPool(out pool: CUmemoryPool, val dev: CUdevice) {
         check(dev)?;
-        pool.put(pool::default().handle)
+        pool.put(pool::default(dev.0).handle)
     }
 
     ready fn cuDeviceGetMemPool(out pool: CUmemoryPool, val dev: CUdevice) {
         check(dev)?;
-        pool.put(pool::current().handle)
+        pool.put(pool::current(dev.0).handle)
     }
 
     ready fn cuDeviceSetMemPool(val dev: CUdevice, val pool: CUmemoryPool) {
         check(dev)?;
-        pool::set_current(pool)
+        pool::set_current(dev.0, pool)
     }
 
     uncaptured fn cuMemPoolCreate(out pool: CUmemoryPool, src props: CUmemPoolProps) {
@@ -100,11 +102,11 @@ entries! {
         if props.alloc_type != TYPE_PINNED {
             return Err(CUresult::INVALID_VALUE);
         }
-        is_ours(props.location)?;
+        let device = device_at(props.location)?;
         if props.handle_types != 0 {
             return Err(CUresult::NOT_SUPPORTED);
         }
-        pool.put(pool::create(props.max_size).handle)
+        pool.put(pool::create(device, props.max_size).handle)
     }
 
     uncaptured fn cuMemPoolDestroy(val pool: CUmemoryPool) {
@@ -134,11 +136,11 @@ entries! {
     }
 
     ready fn cuMemPoolSetAccess(val pool: CUmemoryPool, src map: CUmemAccessDesc, val count: usize) {
-        pool::get(pool)?;
+        let own = pool::get(pool)?.device;
         for access in map.list(count)? {
-            is_ours(access.location)?;
-            // The device that holds the memory always has access to it.
-            if access.flags != READ_WRITE {
+            // The device that holds the memory always has access to it, and no other ever.
+            let wanted = if device_at(access.location)? == own { READ_WRITE } else { 0 };
+            if access.flags != wanted {
                 return Err(CUresult::INVALID_VALUE);
             }
         }
@@ -147,8 +149,7 @@ entries! {
 
     ready fn cuMemPoolGetAccess(out flags: u32, val pool: CUmemoryPool, out location: CUmemLocation) {
         flags.require()?;
-        pool::get(pool)?;
-        is_ours(location.get()?)?;
-        flags.put(READ_WRITE)
+        let own = pool::get(pool)?.device;
+        flags.put(if device_at(location.get()?)? == own { READ_WRITE } else { 0 })
     }
 }

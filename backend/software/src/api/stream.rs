@@ -134,8 +134,7 @@ entries! {
 
     ready fn cuStreamGetDevice(val stream: CUstream, out dev: CUdevice) {
         dev.require()?;
-        stream::get(stream)?;
-        dev.put(CUdevice(0))
+        dev.put(CUdevice(stream::get(stream)?.0.device))
     }
 
     ready fn cuStreamCopyAttributes(val dst: CUstream, val src: CUstream) {

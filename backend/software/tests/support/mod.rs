@@ -12,6 +12,7 @@ pub static CUDA: LazyLock<Driver> = LazyLock::new(|| {
         memory_bytes: 256 << 20,
         threads: 2,
         instruction_budget: None,
+        devices: 2,
     });
     let driver = vgpu_software::driver();
     let init = driver.cuInit.expect("a function of the driver");
