@@ -153,6 +153,12 @@ int main() {
     CU(cuEventRecord(event, stream));
     CU_IS(cuEventQuery(event), CUDA_ERROR_CAPTURED_EVENT);
     (void)cuStreamEndCapture(stream, &graph);
+    // Nor afterwards, whatever the stream does meanwhile, until it is recorded again.
+    CU(launch(chain, stream, 1, words + 1024, 1u, 1));
+    CU(cuStreamSynchronize(stream));
+    CU_IS(cuEventQuery(event), CUDA_ERROR_CAPTURED_EVENT);
+    CU(cuEventRecord(event, stream));
+    CU(cuEventSynchronize(event));
     CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
     CU_IS(cuStreamSynchronize(stream), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     CU_IS(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
