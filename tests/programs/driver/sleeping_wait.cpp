@@ -52,27 +52,28 @@ int main(int argc, char **argv) {
         const double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         const double burnt = cpu_seconds() - before;
         REQUIRE(waited > 0.3, "way %u returned after %.3f s, before the host function ended", way, waited);
-        // A spinning thread burns all of it; a sleeping one next to nothing.
+        // A spinning thread burns all of it, or what a busy machine leaves it; a sleeping one next to nothing.
         // NVIDIA's own driver spins for ever where nothing was said.
-        if (!spins || !on_native_driver()) REQUIRE(burnt < 0.5 * waited, "way %u burnt %.3f s of processor time in %.3f s", way, burnt, waited);
+        if (!spins || !on_native_driver()) REQUIRE(burnt < 0.1 * waited, "way %u burnt %.3f s of processor time in %.3f s", way, burnt, waited);
     }
-    // Waits that a spinning thread would not give up: in sum they burn next to nothing either.
-    if (!spins) {
-        const double before = cpu_seconds();
-        double waited = 0;
-        for (unsigned i = 0; i < 60; ++i) {
-            CU(cuLaunchHostFunc(stream, [](void *) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); }, nullptr));
-            CU(cuEventRecord(event, stream));
-            const auto start = std::chrono::steady_clock::now();
-            if (i % 2)
-                CU(cuStreamSynchronize(stream));
-            else
-                CU(cuEventSynchronize(event));
-            waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        }
-        const double burnt = cpu_seconds() - before;
-        REQUIRE(burnt < 0.5 * waited, "short waits burnt %.3f s of processor time in %.3f s", burnt, waited);
+    // Waits so short that a thread that may spin spins through them: where the context says sleep, or the event does in a
+    // context that says nothing, they burn next to nothing either.
+    CUevent sleeper;
+    CU(cuEventCreate(&sleeper, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING));
+    const double before = cpu_seconds();
+    double waited = 0;
+    for (unsigned i = 0; i < 60; ++i) {
+        CU(cuLaunchHostFunc(stream, [](void *) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); }, nullptr));
+        CU(cuEventRecord(sleeper, stream));
+        const auto start = std::chrono::steady_clock::now();
+        if (spins)
+            CU(cuEventSynchronize(sleeper));
+        else
+            CU(cuStreamSynchronize(stream));
+        waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
+    const double burnt = cpu_seconds() - before;
+    REQUIRE(burnt < 0.1 * waited, "short waits burnt %.3f s of processor time in %.3f s", burnt, waited);
     CU(cuMemcpyDtoH(&host, word, 4));
     REQUIRE(host == 5, "the work gave %u, not 5", host);
     return PASS();
