@@ -387,6 +387,53 @@ fn a_capture_prohibits_what_cuda_prohibits() {
     client.refused(call::cuGraphDestroy, &[&graph.to_le_bytes()]);
 }
 
+/// A client may flush a stream that another of its threads has begun to capture: no word is written there, and the graph has
+/// what was captured.
+#[test]
+fn nothing_of_ours_gets_into_a_capture() {
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    client.retain();
+    let (_, module) = client.load_module(KERNEL);
+    let function = client.function(module, "add").handle;
+    let (src, dst) = (client.alloc(128), client.alloc(128));
+    let stream: wire::cuStreamCreate::Reply =
+        client.ask(call::cuStreamCreate, &[&1_u64.to_le_bytes()]);
+    let stream = stream.stream.0;
+    let mut params = Vec::new();
+    params.extend(dst.to_le_bytes());
+    params.extend(src.to_le_bytes());
+    params.extend(7_u32.to_le_bytes());
+    let launch = Launch {
+        function,
+        stream,
+        grid: [1; 3],
+        block: [32, 1, 1],
+        params_len: params.len() as u32,
+        ..Launch::default()
+    };
+    let word = client.word.to_le_bytes();
+    let captured = [launch.as_bytes(), &params, &word];
+    let begin = [stream, 2];
+    let (status, _) = client.call(call::cuStreamBeginCapture_v2, &[begin.as_bytes()]);
+    assert_eq!(status, CUresult::SUCCESS);
+    client.post(call::cuLaunchKernel, RECORD_FLUSH, &captured);
+    client.post(call::cuLaunchKernel, RECORD_FLUSH, &captured);
+    let flush = Flush {
+        stream,
+        word: client.word,
+    };
+    client.post(internal::FLUSH, 0, &[flush.as_bytes()]);
+    let graph: u64 = client.ask(call::cuStreamEndCapture, &[&stream.to_le_bytes()]);
+    let list = ListRequest {
+        object: graph,
+        out: client.share(&[0; 64]),
+        extra: 0,
+    };
+    let nodes: ListReply = client.ask(call::cuGraphGetNodes, &[list.as_bytes()]);
+    assert_eq!(nodes.count, 2, "two launches were captured");
+}
+
 #[test]
 fn a_host_function_runs_in_the_client_and_the_stream_waits() {
     let daemon = Daemon::start(&[]);

@@ -590,7 +590,7 @@ mod tests {
     use super::*;
     use crate::output::Output;
     use crate::state::{Addresses, Parts};
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
     use vgpu_channel::server::Config;
@@ -601,6 +601,85 @@ mod tests {
     unsafe extern "C" fn set_current(ctx: CUcontext) -> CUresult {
         CURRENT.store(ctx.0, Ordering::Relaxed);
         CUresult::SUCCESS
+    }
+
+    /// Whether the driver was asked for anything.
+    static ASKED: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn of_stream(_stream: CUstream) -> CUresult {
+        ASKED.store(true, Ordering::Relaxed);
+        CUresult::SUCCESS
+    }
+
+    unsafe extern "C" fn of_event(_event: CUevent) -> CUresult {
+        ASKED.store(true, Ordering::Relaxed);
+        CUresult::SUCCESS
+    }
+
+    unsafe extern "C" fn of_module(_module: CUmodule) -> CUresult {
+        ASKED.store(true, Ordering::Relaxed);
+        CUresult::SUCCESS
+    }
+
+    #[test]
+    fn a_handle_that_is_not_live_never_reaches_the_driver() {
+        use vgpu_protocol::number::call;
+        let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
+        let worker = Worker::new(Parts {
+            driver: Driver {
+                cuCtxSetCurrent: Some(set_current),
+                cuStreamQuery: Some(of_stream),
+                cuStreamSynchronize: Some(of_stream),
+                cuStreamDestroy_v2: Some(of_stream),
+                cuEventQuery: Some(of_event),
+                cuEventDestroy_v2: Some(of_event),
+                cuModuleUnload: Some(of_module),
+                ..Driver::default()
+            },
+            channel: Arc::clone(&pair.server),
+            quota: 0,
+            addresses: Addresses::Anywhere,
+            output: Output::none(),
+            devices: 1,
+            primaries: Vec::new(),
+        });
+        let slot = pair.client.alloc_reply().expect("a slot");
+        let mut thread = Executor::new(&worker.driver, 0);
+        for (kind, number) in [
+            (Kind::Stream, call::cuStreamQuery),
+            (Kind::Stream, call::cuStreamSynchronize),
+            (Kind::Stream, call::cuStreamDestroy_v2),
+            (Kind::Event, call::cuEventQuery),
+            (Kind::Event, call::cuEventDestroy_v2),
+            (Kind::Module, call::cuModuleUnload),
+        ] {
+            let mut asked = |handle: u64| {
+                let header = RecordHeader {
+                    call: number,
+                    flags: RECORD_REPLY,
+                    reply_sequence: 1,
+                    reply_address: slot,
+                    ..RecordHeader::default()
+                };
+                let request = Request {
+                    header,
+                    position: 1,
+                    prohibited: false,
+                };
+                ASKED.store(false, Ordering::Relaxed);
+                execute(&worker, &mut thread, request, &handle.to_le_bytes());
+                ASKED.load(Ordering::Relaxed)
+            };
+            let live = 0x1000 + u64::from(number) * 0x100;
+            worker.live.enter(kind, live, Entry::default());
+            // One that never was, one of another kind, one that is live, the same after its end.
+            assert!(!asked(0x7f00_0000), "call {number} of a forged handle");
+            worker.live.enter(Kind::Graph, 0x9990, Entry::default());
+            assert!(!asked(0x9990), "call {number} of a graph");
+            assert!(asked(live), "call {number} of a live handle");
+            worker.live.remove(kind, live);
+            assert!(!asked(live), "call {number} of a handle that was live");
+        }
     }
 
     #[test]

@@ -169,3 +169,75 @@ fn died(call: &mut Call<'_>, ctx: u64) {
     worker.registrar.died(worker);
     call.thread.forget_current();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{Executor, Request, execute};
+    use crate::output::Output;
+    use crate::state::{Addresses, Parts, Worker};
+    use std::sync::Arc;
+    use vgpu_channel::link::Hello;
+    use vgpu_channel::loopback;
+    use vgpu_channel::ring::RecordHeader;
+    use vgpu_channel::server::Config;
+    use vgpu_driver::Driver;
+    use vgpu_protocol::number::call as number;
+    use vgpu_protocol::wire::RECORD_REPLY;
+
+    unsafe extern "C" fn agree(_ctx: CUcontext) -> CUresult {
+        CUresult::SUCCESS
+    }
+
+    #[test]
+    fn what_a_destroyed_context_had_is_not_live_any_more() {
+        const PRIMARY: u64 = 0x1000;
+        const BRIEF: u64 = 0x2000;
+        let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
+        let worker = Worker::new(Parts {
+            driver: Driver {
+                cuCtxSetCurrent: Some(agree),
+                cuCtxDestroy_v2: Some(agree),
+                ..Driver::default()
+            },
+            channel: Arc::clone(&pair.server),
+            quota: 0,
+            addresses: Addresses::Anywhere,
+            output: Output::none(),
+            devices: 1,
+            primaries: vec![PRIMARY],
+        });
+        let kinds = [Kind::Stream, Kind::Event, Kind::Module, Kind::Function];
+        worker.live.enter(Kind::Context, BRIEF, Entry::default());
+        for (ctx, handle) in [(PRIMARY, 0x10), (BRIEF, 0x20)] {
+            for kind in kinds {
+                let entry = Entry {
+                    ctx,
+                    ..Entry::default()
+                };
+                worker.live.enter(kind, handle, entry);
+            }
+        }
+        let request = Request {
+            header: RecordHeader {
+                call: number::cuCtxDestroy_v2,
+                flags: RECORD_REPLY,
+                reply_sequence: 1,
+                reply_address: pair.client.alloc_reply().expect("a slot"),
+                scope: PRIMARY,
+                ..RecordHeader::default()
+            },
+            position: 1,
+            prohibited: false,
+        };
+        let mut thread = Executor::new(&worker.driver, 0);
+        execute(&worker, &mut thread, request, &BRIEF.to_le_bytes());
+        let slot = pair.client.reply(request.header.reply_address);
+        assert_eq!(slot.expect("a slot").outcome().0, 0);
+        assert!(!worker.live.contains(Kind::Context, BRIEF));
+        for kind in kinds {
+            assert!(!worker.live.contains(kind, 0x20), "{kind:?} of the dead");
+            assert!(worker.live.contains(kind, 0x10), "{kind:?} of the other");
+        }
+    }
+}

@@ -302,3 +302,80 @@ fn fetch(worker: &Worker, payload: &[u8]) -> Option<Vec<u8>> {
     worker.channel.copy_out(blob.addr, &mut bytes).ok()?;
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Output;
+    use crate::state::{Addresses, Parts};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use vgpu_channel::link::Hello;
+    use vgpu_channel::loopback;
+    use vgpu_channel::ring::RecordHeader;
+    use vgpu_channel::server::Config;
+    use vgpu_driver::Driver;
+    use vgpu_protocol::cuda::CUcontext;
+    use vgpu_protocol::wire::RECORD_REPLY;
+
+    const QUICK: u64 = 0x1000;
+    const SLOW: u64 = 0x2000;
+
+    /// Whether a driver's call in the context [`SLOW`] is over.
+    static OVER: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn set_current(ctx: CUcontext) -> CUresult {
+        while ctx.0 == SLOW && !OVER.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        CUresult::SUCCESS
+    }
+
+    #[test]
+    fn a_context_whose_calls_take_long_holds_up_no_other() {
+        let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
+        let worker = Worker::new(Parts {
+            driver: Driver {
+                cuCtxSetCurrent: Some(set_current),
+                ..Driver::default()
+            },
+            channel: Arc::clone(&pair.server),
+            quota: 0,
+            addresses: Addresses::Anywhere,
+            output: Output::none(),
+            devices: 1,
+            primaries: vec![QUICK, SLOW],
+        });
+        let mut issuer = Issuer::new(Arc::clone(&worker), pair.consumer);
+        let reader = std::thread::spawn(move || issuer.run());
+        let client = pair.client;
+        let ping = |scope, reply_address, reply_sequence| {
+            let header = RecordHeader {
+                call: internal::PING,
+                flags: RECORD_REPLY,
+                thread: 0,
+                reply_sequence,
+                reply_address,
+                scope,
+            };
+            client.post(&header, &[]).expect("a record");
+        };
+        let answered = |slot, sequence, limit| {
+            let slot = client.reply(slot).expect("a slot");
+            client.wait_reply(slot, sequence, Some(limit)).is_ok()
+        };
+        let (quick, slow) = (client.alloc_reply(), client.alloc_reply());
+        let (quick, slow) = (quick.expect("a slot"), slow.expect("a slot"));
+        let limit = Duration::from_secs(10);
+        ping(QUICK, quick, 1);
+        assert!(answered(quick, 1, limit));
+        ping(SLOW, slow, 1);
+        ping(QUICK, quick, 2);
+        let went_on = answered(quick, 2, limit);
+        let held = !answered(slow, 1, Duration::from_millis(1));
+        OVER.store(true, Ordering::Release);
+        assert!(held && went_on, "held {held}, the other went on {went_on}");
+        assert!(answered(slow, 1, limit));
+        worker.stop();
+        assert_eq!(reader.join().expect("no panic"), Ended::Stopped);
+    }
+}

@@ -196,3 +196,30 @@ fn primary(driver: &Driver, dev: CUdevice) -> u64 {
         0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn always_one(value: *mut i32, _attribute: i32, _dev: CUdevice) -> CUresult {
+        // SAFETY: the snapshot passes room for the value.
+        unsafe { *value = 1 };
+        CUresult::SUCCESS
+    }
+
+    #[test]
+    fn what_does_not_work_through_a_channel_reads_zero() {
+        let driver = Driver {
+            cuDeviceGetAttribute: Some(always_one),
+            ..Driver::default()
+        };
+        let snapshot = device(&driver, CUdevice(0), &Quota::new(0));
+        for masked in [83, 88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
+            assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
+        }
+        // Warp size, streams beside copies, unified addressing, cooperative launches.
+        for kept in [10, 15, 41, 95] {
+            assert_eq!(snapshot.attributes[kept], 1, "attribute {kept}");
+        }
+    }
+}

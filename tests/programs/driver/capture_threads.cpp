@@ -73,6 +73,16 @@ int main() {
     on_another_thread([] { CU_IS(unsafe_call(), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED); });
     CU_IS(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
+    // A long capture, with copies and fills between: the graph has what was captured and nothing else.
+    CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    for (unsigned i = 0; i < 300; ++i) {
+        CU(launch(chain, stream, 1, words, i, 1));
+        if (i % 100 == 99) CU(cuMemcpyDtoDAsync(words + 512, words, 4, stream));
+    }
+    CU(cuStreamEndCapture(stream, &graph));
+    REQUIRE(node_count(graph) == 303, "a capture of 303 commands has %zu nodes", node_count(graph));
+    CU(cuGraphDestroy(graph));
+
     // Thread-local mode: other threads do as they please, even work on other streams and wait for it.
     CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
     CU(launch(chain, stream, 1, words, 1u, 1));
@@ -143,6 +153,12 @@ int main() {
     CU(cuEventRecord(event, stream));
     CU_IS(cuEventQuery(event), CUDA_ERROR_CAPTURED_EVENT);
     (void)cuStreamEndCapture(stream, &graph);
+    // Nor afterwards, whatever the stream does meanwhile, until it is recorded again.
+    CU(launch(chain, stream, 1, words + 1024, 1u, 1));
+    CU(cuStreamSynchronize(stream));
+    CU_IS(cuEventQuery(event), CUDA_ERROR_CAPTURED_EVENT);
+    CU(cuEventRecord(event, stream));
+    CU(cuEventSynchronize(event));
     CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
     CU_IS(cuStreamSynchronize(stream), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     CU_IS(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);

@@ -51,6 +51,23 @@ static int child(char **argv) {
     return 0;
 }
 
+// A device that shares nothing refuses all of it, and hands out nothing that looks like a handle.
+static void refuses_everything(CUdeviceptr words) {
+    CUipcMemHandle memory_handle = {};
+    CUipcEventHandle event_handle = {};
+    CUevent event;
+    CUdeviceptr opened = 0;
+    CU(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    const CUresult memory = cuIpcGetMemHandle(&memory_handle, words), plain = cuIpcGetEventHandle(&event_handle, event);
+    const CUresult open_memory = cuIpcOpenMemHandle(&opened, memory_handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
+    REQUIRE(memory != CUDA_SUCCESS && plain != CUDA_SUCCESS && open_memory != CUDA_SUCCESS && opened == 0,
+            "sharing is refused in part only: %d for memory, %d for an event, %d for a handle of zeros", int(memory), int(plain), int(open_memory));
+    CUevent other = nullptr;
+    const CUresult open_event = cuIpcOpenEventHandle(&other, event_handle);
+    REQUIRE(open_event != CUDA_SUCCESS && other == nullptr, "an event was opened by a handle of zeros");
+    CU(cuEventDestroy(event));
+}
+
 int main(int argc, char **argv) {
     if (argc > 3 && std::strcmp(argv[1], "child") == 0) return child(argv);
     Gpu gpu = open_gpu(test_name);
@@ -61,6 +78,9 @@ int main(int argc, char **argv) {
     CUipcEventHandle event_handle;
     CU(cuMemAlloc(&words, 2 << 20));
     CU(cuMemsetD32(words, 0, 4));
+    int shares = 0;
+    CU(cuDeviceGetAttribute(&shares, CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED, gpu.device));
+    if (!shares && !on_native_driver()) refuses_everything(words);
     CU_OR_SKIP(cuIpcGetMemHandle(&memory_handle, words));
     CU_OR_SKIP(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
     CU_OR_SKIP(cuIpcGetEventHandle(&event_handle, event));

@@ -13,6 +13,41 @@ static T attribute(CUpointer_attribute which, CUdeviceptr p) {
     return value;
 }
 
+// A module with a variable that nobody asks the driver for by name: its address comes from the device.
+static const char hidden_ptx[] = R"(.version 7.0
+.target sm_75
+.address_size 64
+.global .align 16 .b8 hidden[4096];
+.visible .entry where(.param .u64 out)
+{
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [out];
+    mov.u64 %rd2, hidden;
+    cvta.global.u64 %rd3, %rd2;
+    cvta.to.global.u64 %rd1, %rd1;
+    st.global.u64 [%rd1], %rd3;
+    ret;
+}
+)";
+
+static void of_a_hidden_variable(const Gpu &gpu) {
+    CUmodule module;
+    CUfunction where;
+    CUdeviceptr out, hidden = 0;
+    CU(cuModuleLoadData(&module, hidden_ptx));
+    CU(cuModuleGetFunction(&where, module, "where"));
+    CU(cuMemAlloc(&out, 8));
+    CU(launch(where, nullptr, 1, out));
+    CU(cuMemcpyDtoH(&hidden, out, 8));
+    for (CUdeviceptr p : {hidden, hidden + 4095}) {
+        REQUIRE(attribute<CUmemorytype>(CU_POINTER_ATTRIBUTE_MEMORY_TYPE, p) == CU_MEMORYTYPE_DEVICE, "memory type of a hidden variable");
+        REQUIRE(attribute<CUcontext>(CU_POINTER_ATTRIBUTE_CONTEXT, p) == gpu.context, "context of a hidden variable");
+        REQUIRE(attribute<CUdeviceptr>(CU_POINTER_ATTRIBUTE_DEVICE_POINTER, p) == p, "device pointer of a hidden variable");
+    }
+    CU(cuMemFree(out));
+    CU(cuModuleUnload(module));
+}
+
 int main() {
     Gpu gpu = open_gpu(test_name);
     const size_t size = 100000;
@@ -74,6 +109,8 @@ int main() {
     void *out[] = {&context, &kind, &ordinal};
     CU(cuPointerGetAttributes(3, which, out, device + 17));
     REQUIRE(context == gpu.context && kind == CU_MEMORYTYPE_DEVICE && ordinal == 0, "the plural form differs");
+
+    of_a_hidden_variable(gpu);
 
     // Freed addresses are foreign from then on.
     CU(cuMemFree(device));

@@ -1,9 +1,38 @@
 // A synchronous copy from pageable memory, then a launch on a NON_BLOCKING stream: the kernel sees the copied data, and
 // the caller may overwrite its buffer as soon as the copy call has returned. All sizes of the inline and staged ways.
 // rules: 9 12
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "../common/driver.h"
 
 TEST("posted_copy_nonblocking");
+
+// The synchronous copy of programs built with per-thread default streams.
+extern "C" CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr to, const void *from, size_t bytes);
+
+static std::atomic<bool> over{false};
+
+// On the per-thread default stream nothing else would make other streams wait for the copy: it is over when the call
+// returns, also where that stream is held up by the legacy one.
+static void on_the_per_thread_stream() {
+    CUdeviceptr device;
+    std::vector<unsigned> host(5000, 7u);
+    CU(cuMemAlloc(&device, host.size() * sizeof(unsigned)));
+    for (size_t words : {size_t(1), size_t(100), host.size()}) {
+        over.store(false);
+        CU(cuLaunchHostFunc(CU_STREAM_LEGACY,
+                            [](void *) {
+                                std::this_thread::sleep_for(std::chrono::milliseconds(100));
+                                over.store(true);
+                            },
+                            nullptr));
+        CU(cuMemcpyHtoD_v2_ptds(device, host.data(), words * sizeof(unsigned)));
+        REQUIRE(over.load(), "a copy of %zu words to the per-thread stream returned before it was done", words);
+    }
+    CU(cuMemFree(device));
+}
 
 int main(int argc, char **argv) {
     const int rounds = int(6 * scale_argument(argc, argv));
@@ -46,5 +75,7 @@ int main(int argc, char **argv) {
     CU(cuStreamSynchronize(stream));
     CU(cuMemcpyDtoH(out.data(), device, out.size() * sizeof(unsigned)));
     for (size_t i = 0; i < out.size(); ++i) REQUIRE(out[i] == unsigned(i) * 2654435761u, "element %zu of many copies", i);
+    // NVIDIA's own driver takes small pageable copies along and returns.
+    if (!on_native_driver()) on_the_per_thread_stream();
     return PASS();
 }

@@ -4,6 +4,8 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
+#include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "../common/driver.h"
@@ -36,11 +38,33 @@ static void fault(const Gpu &gpu, const char *mode) {
     CUstream stream;
     CU(cuMemAlloc(&word, 4));
     CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    // What is known to be done before the fault is no longer told afterwards.
+    CUevent done;
+    CU(cuEventCreate(&done, CU_EVENT_DISABLE_TIMING));
+    CU(launch(fill, stream, 1, word, 1u, 1));
+    CU(cuEventRecord(done, stream));
+    CU(cuEventSynchronize(done));
+    CU(cuEventQuery(done));
     int expected = CUDA_ERROR_ILLEGAL_ADDRESS;
     if (std::strcmp(mode, "null") == 0) {
         CU(launch(store, stream, 1, 0ull));
     } else if (std::strcmp(mode, "wild") == 0) {
         CU(launch(store, stream, 1, 0x7f0012345678ull));
+    } else if (std::strcmp(mode, "full") == 0) {
+        // The fault strikes while the thread waits for room in a stream that nothing will leave any more.
+        std::atomic<bool> finished{false};
+        std::thread([&finished] {
+            for (int i = 0; i < 300 && !finished.load(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+            if (!finished.load()) FAIL("the thread that fills the stream hears of no fault within 30 s");
+        }).detach();
+        // Once, so that the bad one need not wait for its code to be loaded.
+        CU(launch(store, stream, 1, static_cast<unsigned long long>(word)));
+        CU(cuLaunchHostFunc(stream, [](void *) { std::this_thread::sleep_for(std::chrono::milliseconds(500)); }, nullptr));
+        CU(launch(store, stream, 1, 0ull));
+        CUresult status = CUDA_SUCCESS;
+        for (int i = 0; i < 100000 && status == CUDA_SUCCESS; ++i) status = launch(fill, stream, 1, word, unsigned(i), 1);
+        REQUIRE(int(status) == expected, "the launches behind the fault returned %d at last", int(status));
+        finished.store(true);
     } else {
         expected = CUDA_ERROR_LAUNCH_FAILED;
         CU(launch(trap, stream, 1));
@@ -64,6 +88,10 @@ static void fault(const Gpu &gpu, const char *mode) {
     CU(cuGetErrorName(CUresult(expected), &name));
     std::thread([&] {
         CU(cuCtxSetCurrent(gpu.context));
+        CU_IS(cuEventQuery(done), expected);
+        CU_IS(cuEventSynchronize(done), expected);
+        void *pinned = nullptr;
+        CU_IS(cuMemAllocHost(&pinned, 64), expected);
         CU_IS(cuCtxSynchronize(), expected);
     }).join();
 }
@@ -71,7 +99,7 @@ static void fault(const Gpu &gpu, const char *mode) {
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "all";
     if (std::strcmp(mode, "all") == 0) {
-        for (const char *one : {"good", "null", "good", "wild", "good", "trap", "good"})
+        for (const char *one : {"good", "null", "good", "wild", "good", "trap", "good", "full", "good"})
             REQUIRE(again(argv[0], one) == 0, "case '%s' failed", one);
         return PASS();
     }

@@ -57,7 +57,7 @@ int main(int argc, char **argv) {
         std::string setting;
         int want;
     } cases[] = {
-        {"0", 1},      {"", 100},   {"-1", 100},  {"4711", 100}, {"0,-1", 1}, {"-1,0", 100}, {"no such device", 100}, {name, 1}, {std::string(name).substr(0, 12), 1},
+        {"0", 1},      {"", 100},   {"-1", 100},  {"4711", 100}, {"0,-1", 1}, {"-1,0", 100}, {"0,0", 100}, {"no such device", 100}, {name, 1}, {std::string(name).substr(0, 12), 1},
         {"GPU-ffffffff-ffff-ffff-ffff-ffffffffffff", 100},
     };
     for (const auto &one : cases) {

@@ -47,6 +47,22 @@ int main() {
     RT(cudaEventSynchronize(event));
     std::printf("host: after cudaEventSynchronize\n");
     std::fflush(stdout);
+    // Also where the device is known to be done before anybody waits.
+    count<<<1, 1, 0, stream>>>(40);
+    RT(cudaEventRecord(event, stream));
+    cudaError_t state;
+    while ((state = cudaEventQuery(event)) == cudaErrorNotReady) continue;
+    RT(state);
+    RT(cudaStreamSynchronize(stream));
+    std::printf("host: after cudaStreamSynchronize of a stream that is done\n");
+    std::fflush(stdout);
+    count<<<1, 1, 0, stream>>>(50);
+    RT(cudaEventRecord(event, stream));
+    while ((state = cudaEventQuery(event)) == cudaErrorNotReady) continue;
+    RT(state);
+    RT(cudaEventSynchronize(event));
+    std::printf("host: after cudaEventSynchronize of an event that is done\n");
+    std::fflush(stdout);
     count<<<1, 1>>>(30);
     RT(cudaMemcpy(totals, words, sizeof totals, cudaMemcpyDeviceToHost));
     std::printf("host: after cudaMemcpy\n");

@@ -14,6 +14,64 @@ __global__ void chain(unsigned *data, unsigned value, int n) {
 
 static void count_call(void *user) { ++*static_cast<int *>(user); }
 
+static cudaGraphExec_t instantiate(cudaGraph_t graph) {
+    cudaGraphExec_t exec;
+#if CUDART_VERSION >= 12000
+    RT(cudaGraphInstantiate(&exec, graph, 0));
+#else
+    RT(cudaGraphInstantiate(&exec, graph, nullptr, nullptr, 0));
+#endif
+    return exec;
+}
+
+// A graph that copies pageable memory, built or captured: refused, or each replay takes what lies there by then, and
+// writes where it should.
+static void copies_of_pageable_memory(cudaStream_t stream, unsigned *device, int n, bool captured, cudaMemcpyKind kind) {
+    const size_t bytes = n * sizeof(unsigned);
+    std::vector<unsigned> own(n, 1u), there(n);
+    void *to = kind == cudaMemcpyHostToDevice ? static_cast<void *>(device) : own.data();
+    const void *from = kind == cudaMemcpyHostToDevice ? static_cast<const void *>(own.data()) : device;
+    cudaGraph_t graph;
+    cudaError_t status;
+    if (captured) {
+        RT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+        status = cudaMemcpyAsync(to, from, bytes, kind, stream);
+        const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+        if (status == cudaSuccess) RT(ended);
+    } else {
+        cudaGraphNode_t node;
+        RT(cudaGraphCreate(&graph, 0));
+        status = cudaGraphAddMemcpyNode1D(&node, graph, nullptr, 0, to, from, bytes, kind);
+    }
+    (void)cudaGetLastError();
+    if (status != cudaSuccess) {
+        REQUIRE(status == cudaErrorNotSupported, "%d words, captured %d, kind %d: refused with %d (%s)", n, int(captured), int(kind), int(status), cudaGetErrorName(status));
+        if (graph) RT(cudaGraphDestroy(graph));
+        return;
+    }
+    cudaGraphExec_t exec = instantiate(graph);
+    for (unsigned replay = 2; replay < 5; ++replay) {
+        // Other copies in between, which must not matter.
+        std::vector<unsigned> noise(n, 0xeeeeeeeeu);
+        RT(cudaMemcpy(device, noise.data(), bytes, cudaMemcpyHostToDevice));
+        if (kind == cudaMemcpyHostToDevice)
+            own.assign(n, replay);
+        else
+            RT(cudaMemset(device, int(replay), bytes));
+        RT(cudaDeviceSynchronize());
+        RT(cudaGraphLaunch(exec, stream));
+        RT(cudaStreamSynchronize(stream));
+        if (kind == cudaMemcpyHostToDevice) RT(cudaMemcpy(there.data(), device, bytes, cudaMemcpyDeviceToHost));
+        const unsigned want = kind == cudaMemcpyHostToDevice ? replay : replay * 0x01010101u;
+        for (int i = 0; i < n; ++i) {
+            const unsigned got = kind == cudaMemcpyHostToDevice ? there[i] : own[i];
+            REQUIRE(got == want, "%d words, captured %d, kind %d: replay %u gave %#x", n, int(captured), int(kind), replay, got);
+        }
+    }
+    RT(cudaGraphExecDestroy(exec));
+    RT(cudaGraphDestroy(graph));
+}
+
 int main() {
     const int n = 500;
     const size_t bytes = n * sizeof(unsigned);
@@ -65,11 +123,7 @@ int main() {
     cudaStream_t stream;
     cudaGraphExec_t exec;
     RT(cudaStreamCreate(&stream));
-#if CUDART_VERSION >= 12000
-    RT(cudaGraphInstantiate(&exec, graph, 0));
-#else
-    RT(cudaGraphInstantiate(&exec, graph, nullptr, nullptr, 0));
-#endif
+    exec = instantiate(graph);
     auto run = [&](unsigned a, unsigned b) {
         std::memset(pinned, 0, bytes);
         int before = calls;
@@ -88,5 +142,8 @@ int main() {
     RT(cudaGraphExecDestroy(exec));
     RT(cudaGraphDestroy(graph));
     RT(cudaGraphDestroy(child));
+    for (int words : {10, n})
+        for (bool captured : {false, true})
+            for (cudaMemcpyKind kind : {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost}) copies_of_pageable_memory(stream, device, words, captured, kind);
     return PASS();
 }
