@@ -3,15 +3,18 @@
 //!
 //! No test looks at the time: processors are emulated, and machines that test are busy.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
 use vgpu_e2e::process::is_alive;
 
 const FUNCTIONS: &str = include_str!("../src/machine.sh");
+/// The environment variable that names the folder with the guest's test programs, on a machine where they were not built.
+const PROGRAMS: &str = "VGPU_E2E_PROGRAMS";
 /// How long the host may take to reap.
 const REAPED: Duration = Duration::from_secs(60);
 
@@ -25,11 +28,21 @@ fn options() -> Options {
 }
 
 fn boot(options: Options) -> anyhow::Result<Machine> {
-    let client = (
-        PathBuf::from(env!("CARGO_BIN_EXE_e2e-client")),
-        "/bin/e2e-client".to_owned(),
-    );
-    Machine::boot(FUNCTIONS, &[client], options)
+    let programs = [
+        env!("CARGO_BIN_EXE_e2e-client"),
+        env!("CARGO_BIN_EXE_vgpu-witness"),
+    ];
+    let mut files = Vec::new();
+    for built in programs.map(PathBuf::from) {
+        let name = built.file_name().context("a file")?.to_owned();
+        let inside = format!("/bin/{}", name.display());
+        let path = match std::env::var_os(PROGRAMS) {
+            Some(folder) => PathBuf::from(folder).join(name),
+            None => built,
+        };
+        files.push((path, inside));
+    }
+    Machine::boot(FUNCTIONS, &files, options)
 }
 
 /// That a client's line ends well.
@@ -171,22 +184,90 @@ fn two_guests_with_a_daemon_each() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Pages of the pool that the witness fills after a guest began anew: all but what the agent and a program need.
+const HELD: u32 = 180;
+
+/// Two programs work while `begin_anew` has the guest begin anew, without a word to the agent. No page that the host could
+/// write to before it is written to after it, before there is an agent and beside the next one's program.
+fn begins_anew(
+    machine: &mut Machine,
+    begin_anew: impl FnOnce(&mut Machine) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    // The pool of the next kernel lies elsewhere by some pages: those of the programs shall not lie at its edge.
+    machine.ask("hold first 48")?;
+    let mut workers = begin(machine, "a", "copy")?;
+    workers.extend(begin(machine, "b", "launch")?);
+    let shared = frames(&machine.ask("shared a b")?);
+    begin_anew(machine)?;
+    machine.wait_until_up()?;
+    // Nobody has reset the device since but whoever began anew.
+    reaped(machine, &workers)?;
+    let held = frames(&machine.ask(&format!("hold pages {HELD}"))?);
+    ensure!(
+        !shared.is_empty() && shared.is_subset(&held),
+        "the pages of before are others than those that are watched: {shared:?}, {held:?}"
+    );
+    machine.ask("agent")?;
+    works(machine)?;
+    let said = machine.ask("finish pages")?;
+    ensure!(said.contains(&format!("kept {HELD}")), "{said}");
+    works(machine)
+}
+
+/// The page frames in a line of the witness.
+fn frames(line: &str) -> BTreeSet<String> {
+    line.split_whitespace().skip(1).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_reset_under_load_leaves_no_worker_behind() -> anyhow::Result<()> {
     let mut machine = boot(Options {
         reboot: true,
         ..options()
     })?;
+    begins_anew(&mut machine, |machine| {
+        machine.guest.qmp().execute("system_reset").map(drop)
+    })
+}
+
+#[test]
+fn a_guest_that_reboots_by_itself_leaves_no_worker_behind() -> anyhow::Result<()> {
+    let mut machine = boot(Options {
+        reboot: true,
+        ..options()
+    })?;
+    begins_anew(&mut machine, |machine| machine.tell("reboot -f"))?;
+    // At once, without shutting any device down.
+    begins_anew(&mut machine, |machine| {
+        machine.tell("echo b >/proc/sysrq-trigger")
+    })
+}
+
+/// The next kernel finds memory and device as the last one left them: only the bus-master bit was taken away.
+#[test]
+fn a_kernel_started_by_kexec_finds_no_page_written_to() -> anyhow::Result<()> {
+    let mut machine = boot(Options {
+        kexec: true,
+        ..options()
+    })?;
+    begins_anew(&mut machine, |machine| {
+        machine.tell("vgpu-witness kexec /boot/kernel /boot/initramfs")
+    })
+}
+
+#[test]
+fn a_device_taken_from_the_bus_ends_its_channels() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
     let mut workers = begin(&mut machine, "a", "copy")?;
     workers.extend(begin(&mut machine, "b", "launch")?);
-    machine.guest.qmp().execute("system_reset")?;
-    machine.begin()?;
+    // The agent cannot help: its processes stand still.
+    machine.ask("for name in '^vgpu agent ' agent-mapper agent-parser; do kill -STOP $(one \"$name\"); done")?;
+    machine.ask("master 2")?;
     reaped(&machine, &workers)?;
-    works(&mut machine)?;
-    // No page of the new kernel is written to by anybody of the old one.
-    machine.ask(PATTERN)?;
-    works(&mut machine)?;
-    machine.ask(CHECK).map(drop)
+    machine.ask("for name in '^vgpu agent ' agent-mapper agent-parser; do kill -CONT $(one \"$name\"); done")?;
+    failed(&machine.ask("ended a")?)?;
+    failed(&machine.ask("ended b")?)?;
+    works(&mut machine)
 }
 
 /// Fills memory, pages that were the pool's among it, and keeps the checksum. The pool is left with the pages that are in use
@@ -212,15 +293,25 @@ fn no_page_is_written_to_after_it_was_given_back() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_program_that_scribbles_harms_nobody() -> anyhow::Result<()> {
+fn a_program_that_scribbles_for_a_minute_harms_nobody() -> anyhow::Result<()> {
     let mut machine = boot(options())?;
-    begin(&mut machine, "a", "copy")?;
-    for _ in 0..4 {
-        let workers = begin(&mut machine, "bad", "scribble")?;
-        println!("{}", machine.ask("ended bad")?);
-        reaped(&machine, &workers)?;
+    for mode in ["copy", "launch", "callback"] {
+        begin(&mut machine, mode, mode)?;
     }
+    let mut workers = begin(&mut machine, "bad", "scribble 60")?;
+    // Its own channel may not live for long, so others begin anew beside it.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        workers.extend(begin(&mut machine, "worse", "scribble 5")?);
+        println!("{}", machine.ask("ended worse")?);
+    }
+    let said = machine.ask("ended bad")?;
+    println!("{said}");
+    ensure!(said.contains("scribbled "), "{said}");
+    reaped(&machine, &workers)?;
     ensure!(machine.host.is_running()?, "{}", machine.host.log());
-    verified(&machine.ask("finish a")?)?;
+    for mode in ["copy", "launch", "callback"] {
+        verified(&machine.ask(&format!("finish {mode}"))?)?;
+    }
     works(&mut machine)
 }

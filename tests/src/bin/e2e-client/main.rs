@@ -11,11 +11,12 @@
 //! | `allocate` | allocations, streams, events and modules come and go |
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
-//! | `scribble` | writes random bytes over all memory shared with the host for some seconds, beside launches; says `scribbled BYTES` |
+//! | `scribble` | writes random bytes over all memory shared with the host, beside launches; says `scribbled BYTES` |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
 //! | `secure` | only prints `secure 1` if the system calls it privileged (`AT_SECURE`), else `secure 0` |
 //!
-//! A second argument names the library by its path, for programs whose loader is not told where it is.
+//! A second argument names the library by its path, for programs whose loader is not told where it is; a third one says
+//! for how many seconds `scribble` goes on, 5 where it is missing.
 
 mod cuda;
 mod scribble;
@@ -25,6 +26,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use work::{Stop, Worker};
 
@@ -50,7 +52,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if mode == "scribble" {
-        scribble::run(&cuda);
+        let seconds = std::env::args().nth(3).and_then(|text| text.parse().ok());
+        scribble::run(&cuda, Duration::from_secs(seconds.unwrap_or(5)));
     }
     match work(&cuda, &mode) {
         Ok(rounds) => {
@@ -74,7 +77,7 @@ fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
     let mut rounds = 0;
     while !closed.load(Ordering::Relaxed) {
         if mode == "idle" && rounds > 0 {
-            std::thread::park_timeout(std::time::Duration::from_secs(3600));
+            std::thread::park_timeout(Duration::from_secs(3600));
             continue;
         }
         worker.round(mode)?;
