@@ -78,6 +78,16 @@ master() {
     printf "\\$1" | dd of=$device/config bs=1 seek=4 conv=notrunc 2>/dev/null
 }
 
+# total_pages COUNT: waits until the pool has that many pages.
+total_pages() {
+    for i in $(seq 300); do
+        total=$(awk '/HugePages_Total/ { print $2 }' /proc/meminfo)
+        [ $total -eq $1 ] && return
+        sleep 0.2
+    done
+    grep Huge /proc/meminfo; tail -n 30 /tmp/agent.log; return 1
+}
+
 # holders: user and command of each process that has a file of the device open or mapped.
 holders() {
     for process in /proc/[0-9]*; do

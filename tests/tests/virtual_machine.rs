@@ -292,6 +292,54 @@ fn no_page_is_written_to_after_it_was_given_back() -> anyhow::Result<()> {
     machine.ask(CHECK).map(drop)
 }
 
+/// That `vgpu agent`, started by `how`, ends with status 1 and a sentence that names the fault and what mends it.
+fn refuses(machine: &mut Machine, how: &str, sentence: [&str; 2]) -> anyhow::Result<()> {
+    let said = machine.ask(&format!("{how} 2>&1; [ $? -eq 1 ]"))?;
+    println!("{said}");
+    let said_all = |line: &str| sentence.iter().all(|part| line.contains(part));
+    ensure!(said.lines().any(said_all), "{sentence:?}: {said}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_says_what_the_guest_lacks_and_what_mends_it() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    let agent = "vgpu agent --socket /tmp/other.sock";
+    let busy = ["driven by another agent already", "systemctl status"];
+    refuses(&mut machine, agent, busy)?;
+    machine
+        .ask("one=$(one '^vgpu agent '); kill $one; while [ -d /proc/$one ]; do sleep 0.1; done")?;
+    let user = format!("su user -c '{agent}'");
+    refuses(&mut machine, &user, ["must be root", "sudo"])?;
+    machine.ask("echo 0 >/proc/sys/vm/nr_hugepages")?;
+    let pool = ["not enough free", "sysctl vm.nr_hugepages="];
+    refuses(&mut machine, agent, pool)?;
+    machine.ask("echo 64 >/proc/sys/vm/nr_hugepages")?;
+    machine.ask("mount -t securityfs none /sys/kernel/security; echo integrity >/sys/kernel/security/lockdown")?;
+    let locked = ["locked down", "<iommu model='intel'/>"];
+    refuses(&mut machine, agent, locked)?;
+    let vfio = format!("{agent} --access vfio");
+    refuses(&mut machine, &vfio, ["VFIO is not", "modprobe vfio-pci"])?;
+    machine.ask("echo 1 >$(dirname $(grep -l 0x10f0 /sys/bus/pci/devices/*/device))/remove")?;
+    let none = ["no vgpu device", "-device vhost-user-vgpu-pci"];
+    refuses(&mut machine, agent, none)
+}
+
+#[test]
+fn the_mapper_dies_while_the_pool_is_smaller_than_what_is_in_use() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    let workers = begin(&mut machine, "a", "copy")?;
+    machine.ask("echo 0 >/proc/sys/vm/nr_hugepages")?;
+    machine.ask("kill -9 $(one agent-mapper)")?;
+    failed(&machine.ask("ended a")?)?;
+    reaped(&machine, &workers)?;
+    // All pages but that of the queues leave with the dead channel: the next mapper had no other one to begin with.
+    let said = machine.ask("total_pages 1")?;
+    println!("{said}");
+    machine.ask("echo 64 >/proc/sys/vm/nr_hugepages")?;
+    works(&mut machine)
+}
+
 #[test]
 fn a_program_that_scribbles_for_a_minute_harms_nobody() -> anyhow::Result<()> {
     let mut machine = boot(options())?;

@@ -11,14 +11,14 @@
 //! * A parser that dies takes its programs' channels with it: the mapper closes them with the host. A new parser gets
 //!   the same listening socket.
 //! * A mapper that dies takes all channels with it, but not a page: the keeper holds each memory file and a pin on its
-//!   pages. The next mapper resets the device and begins a session; only when the host has answered that are older pages
-//!   dropped.
+//!   pages. The next mapper resets the device, takes the page of the queues over, and begins a session; only when the host
+//!   has answered that are older pages dropped.
 //! * At the end the mapper resets the device and waits for it before anything is freed; if there is no mapper just then,
 //!   one is started for that.
 
 use crate::mapper::error_text;
 use crate::messages::{
-    DROP, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, RESET, SETTLED, START, STOP, Word,
+    DROP, INHERIT, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, SETTLED, START, STOP, Word,
 };
 use crate::pin::Pin;
 use crate::store::{Store, Stored};
@@ -153,8 +153,10 @@ impl Backoff {
 /// A memory file that the host may map.
 #[derive(Debug)]
 struct Kept {
-    _segment: SegmentFd,
+    segment: SegmentFd,
     _pin: Option<Pin>,
+    /// What the service manager knows it by.
+    name: String,
     /// The mapper, by its turn, that took it.
     mapper: u64,
     /// Whether it is the mapper's first, which holds the device's queues.
@@ -376,43 +378,36 @@ impl Keeper {
         match word.kind {
             KEEP => {
                 let answer = self.keep(word, fds);
-                if let Some(pages) = &self.pages
-                    && pages.send(answer.as_bytes(), &[]).is_err()
-                {
-                    self.pages = None;
-                }
+                self.answer(answer, false);
+            }
+            INHERIT => {
+                let answer = self.inherit(word);
+                self.answer(answer, true);
             }
             DROP => {
-                let dropped = self.kept.remove(&word.id).is_some();
-                self.store.remove(word.id);
+                let dropped = self.kept.remove(&word.id);
+                if let Some(kept) = &dropped {
+                    self.store.remove(&kept.name);
+                }
                 tracing::debug!(
-                    "segment {:x} dropped: {dropped}; {} are kept",
+                    "segment {:x} dropped: {}; {} are kept",
                     word.id,
+                    dropped.is_some(),
                     self.kept.len()
                 );
-            }
-            RESET => {
-                let turn = self.turn;
-                self.kept.retain(|&id, kept| {
-                    let free = kept.queues && kept.mapper != turn;
-                    if free {
-                        self.store.remove(id);
-                    }
-                    !free
-                });
             }
             SETTLED => {
                 let turn = self.turn;
                 let before = self.kept.len() + self.stored.len();
-                self.kept.retain(|&id, kept| {
+                self.kept.retain(|_, kept| {
                     let current = kept.mapper == turn;
                     if !current {
-                        self.store.remove(id);
+                        self.store.remove(&kept.name);
                     }
                     current
                 });
                 for stored in self.stored.drain(..) {
-                    self.store.remove_stored(&stored);
+                    self.store.remove(&stored.name);
                 }
                 let dropped = before - self.kept.len();
                 if dropped > 0 {
@@ -423,37 +418,77 @@ impl Keeper {
         }
     }
 
+    /// Answers the mapper, with the memory file that the answer is about if it wants one.
+    fn answer(&mut self, answer: Word, with_file: bool) {
+        let kept = self.kept.get(&answer.id).filter(|_| with_file);
+        let fds: Vec<_> = kept.iter().map(|kept| kept.segment.as_fd()).collect();
+        if let Some(pages) = &self.pages
+            && pages.send(answer.as_bytes(), &fds).is_err()
+        {
+            self.pages = None;
+        }
+    }
+
+    /// Keeps what the mapper took from the pool.
     fn keep(&mut self, word: Word, mut fds: Vec<OwnedFd>) -> Word {
-        let refused = Word::about(REFUSED, word.id, 0);
-        let Some(fd) = fds.pop() else {
-            return refused;
+        let segment = fds
+            .pop()
+            .and_then(|fd| received(fd, word.len, "the mapper"));
+        let Some(segment) = segment else {
+            return Word::about(REFUSED, word.id, 0);
         };
-        let segment = match SegmentFd::receive(fd, word.len) {
-            Ok(segment) => segment,
-            Err(error) => {
-                tracing::error!("the mapper sent what is no segment: {}", error_text(&error));
-                return refused;
-            }
+        let queues = !self.kept.values().any(|kept| kept.mapper == self.turn);
+        let name = self.store.keep(word.id, queues, &segment);
+        self.pin(word.id, segment, name, queues)
+    }
+
+    /// Gives the mapper the page of an earlier one's queues, which it asks for once the device is reset: the pool may have
+    /// no other until the pages of dead channels are back, and these are only after the queues have worked.
+    fn inherit(&mut self, word: Word) -> Word {
+        let old = self
+            .kept
+            .iter()
+            .find(|(_, kept)| kept.queues && kept.mapper != self.turn)
+            .map(|(id, _)| *id);
+        let found = match old.and_then(|id| self.kept.remove(&id)) {
+            Some(kept) => Some((kept.segment, kept.name)),
+            None => self
+                .stored
+                .iter()
+                .position(Stored::is_queues)
+                .and_then(|place| {
+                    let stored = self.stored.swap_remove(place);
+                    let segment = received(stored.file, word.len, "the service manager");
+                    if segment.is_none() {
+                        self.store.remove(&stored.name);
+                    }
+                    Some((segment?, stored.name))
+                }),
         };
+        match found {
+            Some((segment, name)) => self.pin(word.id, segment, name, true),
+            None => Word::about(REFUSED, word.id, 0),
+        }
+    }
+
+    /// Pins a segment if that can be done here, and keeps it for the mapper of today.
+    fn pin(&mut self, id: u64, segment: SegmentFd, name: String, queues: bool) -> Word {
         let (pin, answer) = match Pin::new(&segment) {
-            Ok(pin) => (Some(pin), Word::about(KEPT, word.id, 0)),
+            Ok(pin) => (Some(pin), Word::about(KEPT, id, 0)),
             Err(error) => {
                 let number = error.raw_os_error().unwrap_or(0);
                 let number = u64::try_from(number).unwrap_or(0);
-                (None, Word::about(NOT_PINNED, word.id, number))
+                (None, Word::about(NOT_PINNED, id, number))
             }
         };
-        self.store.keep(word.id, &segment);
-        let queues = !self.kept.values().any(|kept| kept.mapper == self.turn);
-        self.kept.insert(
-            word.id,
-            Kept {
-                _segment: segment,
-                _pin: pin,
-                mapper: self.turn,
-                queues,
-            },
-        );
+        let kept = Kept {
+            segment,
+            _pin: pin,
+            name,
+            mapper: self.turn,
+            queues,
+        };
+        self.kept.insert(id, kept);
         answer
     }
 
@@ -546,11 +581,20 @@ impl Keeper {
             );
         }
         self.kill_mapper();
-        for id in std::mem::take(&mut self.kept).into_keys() {
-            self.store.remove(id);
+        for kept in std::mem::take(&mut self.kept).into_values() {
+            self.store.remove(&kept.name);
         }
         for stored in self.stored.drain(..) {
-            self.store.remove_stored(&stored);
+            self.store.remove(&stored.name);
         }
     }
+}
+
+/// A memory file that `sender` says is a segment of `len` bytes.
+fn received(fd: OwnedFd, len: u64, sender: &str) -> Option<SegmentFd> {
+    SegmentFd::receive(fd, len)
+        .map_err(|error| {
+            tracing::error!("{sender} sent what is no segment: {}", error_text(&error))
+        })
+        .ok()
 }
