@@ -202,6 +202,7 @@ fn begins_anew(
     machine.wait_until_up()?;
     // Nobody has reset the device since but whoever began anew.
     reaped(machine, &workers)?;
+    ensure!(machine.host.workers().is_empty(), "{}", machine.host.log());
     let held = frames(&machine.ask(&format!("hold pages {HELD}"))?);
     ensure!(
         !shared.is_empty() && shared.is_subset(&held),

@@ -51,7 +51,7 @@ fn run() -> anyhow::Result<()> {
 fn hold(count: usize) -> anyhow::Result<()> {
     let pages = pattern::Pages::take(count)?;
     let held = frames::of(std::process::id(), &pages.addresses())?;
-    pages.fill();
+    pages.fill()?;
     say("held", &held)?;
     // An input that cannot be read is as good as one that ended.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());

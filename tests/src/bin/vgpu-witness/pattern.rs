@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::PAGE;
@@ -43,11 +43,20 @@ impl Pages {
         words.map(|page| page.as_ptr().addr()).collect()
     }
 
-    /// Fills all of them.
-    pub fn fill(&self) {
+    /// Fills all of them, and makes sure that a change would be seen.
+    pub fn fill(&self) -> anyhow::Result<()> {
         for (place, slot) in self.words.iter().enumerate() {
             slot.store(word(place), Ordering::Relaxed);
         }
+        let last = self.words.last().context("no page")?;
+        let right = last.fetch_xor(1, Ordering::Relaxed);
+        let seen = self.changed().map(|(_, byte, _)| byte);
+        last.store(right, Ordering::Relaxed);
+        ensure!(
+            seen == Some(PAGE - size_of::<u64>()),
+            "a change is not seen where it is: {seen:x?}"
+        );
+        Ok(())
     }
 
     /// The first word that is another one now: its page, its byte in the page, and what it is.
