@@ -1,7 +1,5 @@
-//! What `dist/gpu-guest` carries besides the programs: the tests of a guest's life ([`virtual_machine.rs`]) as a finished
-//! binary, and the script that runs those of pause, reset, reboot and kexec on that machine's GPU.
-//!
-//! [`virtual_machine.rs`]: ../../../tests/tests/virtual_machine.rs
+//! What `dist/gpu-guest` carries besides the programs: the tests of `tests/tests/virtual_machine.rs` as a finished binary, and
+//! the script that runs those of pause, reset, reboot and kexec on that machine's GPU.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
