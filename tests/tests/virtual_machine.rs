@@ -187,7 +187,7 @@ fn two_guests_with_a_daemon_each() -> anyhow::Result<()> {
 /// Pages of the pool that the witness fills after a guest began anew: all but what the agent and a program need.
 const HELD: u32 = 180;
 
-/// Two programs work while `begin_anew` has the guest begin anew, without a word to the agent. No page that the host could
+/// Three programs work while `begin_anew` has the guest begin anew, without a word to the agent. No page that the host could
 /// write to before it is written to after it, before there is an agent and beside the next one's program.
 fn begins_anew(
     machine: &mut Machine,
@@ -197,7 +197,9 @@ fn begins_anew(
     machine.ask("hold first 48")?;
     let mut workers = begin(machine, "a", "copy")?;
     workers.extend(begin(machine, "b", "launch")?);
-    let shared = frames(&machine.ask("shared a b")?);
+    // The device has work left for longer than the next boot takes.
+    workers.extend(begin(machine, "c", "backlog")?);
+    let shared = frames(&machine.ask("shared a b c")?);
     begin_anew(machine)?;
     machine.wait_until_up()?;
     // Nobody has reset the device since but whoever began anew.

@@ -11,6 +11,7 @@
 //! | `allocate` | allocations, streams, events and modules come and go |
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
+//! | `backlog` | posts slow kernels and copies to pinned memory without end: `ready` when half a minute of them is under way |
 //! | `scribble` | writes random bytes over all memory shared with the host, beside launches; says `scribbled BYTES` |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
 //! | `secure` | only prints `secure 1` if the system calls it privileged (`AT_SECURE`), else `secure 0` |
@@ -18,6 +19,7 @@
 //! A second argument names the library by its path, for programs whose loader is not told where it is; a third one says
 //! for how many seconds `scribble` goes on, 5 where it is missing.
 
+mod backlog;
 mod cuda;
 mod scribble;
 mod work;
@@ -72,6 +74,9 @@ fn main() -> ExitCode {
 }
 
 fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
+    if mode == "backlog" {
+        return backlog::run(cuda).map(|()| 0);
+    }
     let closed = watch_input();
     let mut worker = Worker::new(cuda)?;
     let mut rounds = 0;

@@ -54,7 +54,7 @@ impl Pages {
         last.store(right, Ordering::Relaxed);
         ensure!(
             seen == Some(PAGE - size_of::<u64>()),
-            "a change is not seen where it is: {seen:x?}"
+            "changed while it was filled, or a change is not seen: byte {seen:x?}"
         );
         Ok(())
     }
