@@ -311,7 +311,18 @@ static void vgpu_set_status(VirtIODevice *vdev, uint8_t status)
 
     /* After NEEDS_RESET ("broken") only a reset by the driver helps: the channels it believes in are gone. */
     if (!virtio_device_should_start(vdev, status) || vdev->broken) {
+        bool was_running = s->running;
+
         vgpu_stop(s);
+        /*
+         * DRIVER_OK without a reset is lost when the bus-master bit is (kexec): whoever drives the device next begins
+         * anew, so the channels end here and not only then. At a reset virtio_reset() tells the backend by itself.
+         */
+        if (was_running && s->connected && status && !(status & VIRTIO_CONFIG_S_DRIVER_OK)) {
+            watchdog_arm(s);
+            vhost_reset_device(&s->vhost);
+            watchdog_disarm(s);
+        }
     } else if (s->connected && !s->running && vgpu_start(s, &err) < 0) {
         error_reportf_err(err, "vhost-user-vgpu: ");
         qemu_chr_fe_disconnect(&s->chardev);

@@ -130,6 +130,9 @@ impl Drop for Host {
     }
 }
 
+/// The environment variable that names the daemon's device, `software` where it is not set.
+pub const DEVICE: &str = "VGPU_E2E_DEVICE";
+
 /// Precedes the exit status of what the guest was told to do.
 const END: &str = "ASKED-END ";
 /// Printed when the guest's shell listens.
@@ -146,7 +149,7 @@ pub struct Machine {
 
 impl Machine {
     /// Boots a guest with the shell functions of `functions`, the built parts and `files`, behind a daemon of its own
-    /// with the software device; returns when its agent serves.
+    /// with the device that [`DEVICE`] names; returns when its agent serves.
     ///
     /// # Errors
     /// When either does not start.
@@ -156,7 +159,8 @@ impl Machine {
         options: Options,
     ) -> anyhow::Result<Self> {
         let parts = Parts::locate()?;
-        let host = Host::start(&parts.daemon, "software")?;
+        let device = std::env::var(DEVICE).unwrap_or_else(|_| "software".to_owned());
+        let host = Host::start(&parts.daemon, &device)?;
         let mut all = vec![
             (parts.vgpu, "/bin/vgpu".to_owned()),
             (
@@ -170,7 +174,12 @@ impl Machine {
             "stty -echo\n{AGENT}\n{functions}\necho {LISTENS}\n\
              while read -r order; do eval \"$order\"; echo \"{END}$?\"; done\n"
         );
-        let image = Image::build(&GuestParts::from_environment()?, &script, &all)?;
+        let parts = GuestParts::from_environment()?;
+        let mut image = Image::build(&parts, &script, &all)?;
+        if options.kexec {
+            all.extend(image.boot_files());
+            image = Image::build(&parts, &script, &all)?;
+        }
         let options = Options {
             socket: Some(host.socket()),
             ..options
@@ -186,9 +195,17 @@ impl Machine {
     /// # Errors
     /// When it does not.
     pub fn begin(&mut self) -> anyhow::Result<()> {
-        self.guest.wait_for(UP)?;
-        self.guest.wait_for(LISTENS)?;
+        self.wait_until_up()?;
         self.ask("agent").map(drop)
+    }
+
+    /// Waits for a boot to end. The agent is not started.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_until_up(&mut self) -> anyhow::Result<()> {
+        self.guest.wait_for(UP)?;
+        self.guest.wait_for(LISTENS).map(drop)
     }
 
     /// Has the guest's shell run a command as root, and returns what it printed.

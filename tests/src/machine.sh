@@ -9,21 +9,26 @@ says() {
     echo "$1 does not say $2:"; cat /tmp/$1.out; tail -n 30 /tmp/agent.log; return 1
 }
 
-# start NAME MODE: starts the client, whose input stays open until `finish`.
-start() {
+# open_input NAME: an input for a program, which stays open until `finish`.
+open_input() {
     rm -f /tmp/$1.*
     mkfifo /tmp/$1.in
     sleep 9999 >/tmp/$1.in &
     echo $! >/tmp/$1.holder
+}
+
+# start NAME MODE [SECONDS]: starts the client, which goes on until `finish`.
+start() {
+    open_input $1
     {
-        su user -c "echo \$\$ >/tmp/$1.pid; exec /bin/e2e-client $2 /opt/vgpu/libcuda.so.1" </tmp/$1.in >/tmp/$1.out 2>&1
+        su user -c "echo \$\$ >/tmp/$1.pid; exec /bin/e2e-client $2 /opt/vgpu/libcuda.so.1 $3" </tmp/$1.in >/tmp/$1.out 2>&1
         echo "status $?" >>/tmp/$1.out
     } &
 }
 
-# begin NAME MODE: starts the client and waits for its first verified round.
+# begin NAME MODE [SECONDS]: starts the client and waits for its first verified round.
 begin() {
-    start $1 $2
+    start $1 $2 $3
     says $1 'ready\|status' && grep -q ^ready /tmp/$1.out && return
     cat /tmp/$1.out; tail -n 30 /tmp/agent.log; return 1
 }
@@ -52,6 +57,35 @@ works() {
         sleep 0.5
     done
     cat /tmp/next.out; tail -n 30 /tmp/agent.log; return 1
+}
+
+# shared NAME...: the page frames of programs that the host may write to.
+shared() {
+    vgpu-witness frames $(for name; do cat /tmp/$name.pid; done)
+}
+
+# hold NAME COUNT: fills pages of the pool and says which; `finish NAME` says whether one was written to.
+hold() {
+    open_input $1
+    { vgpu-witness hold $2 </tmp/$1.in >/tmp/$1.out 2>&1; echo "status $?" >>/tmp/$1.out; } &
+    says $1 'held\|status' && grep ^held /tmp/$1.out && return
+    cat /tmp/$1.out; return 1
+}
+
+# master BYTE: writes the low byte of the device's PCI command register: 2 takes it from the bus, 6 puts it there again.
+master() {
+    device=$(dirname $(grep -l 0x10f0 /sys/bus/pci/devices/*/device))
+    printf "\\$1" | dd of=$device/config bs=1 seek=4 conv=notrunc 2>/dev/null
+}
+
+# total_pages COUNT: waits until the pool has that many pages.
+total_pages() {
+    for i in $(seq 300); do
+        total=$(awk '/HugePages_Total/ { print $2 }' /proc/meminfo)
+        [ $total -eq $1 ] && return
+        sleep 0.2
+    done
+    grep Huge /proc/meminfo; tail -n 30 /tmp/agent.log; return 1
 }
 
 # holders: user and command of each process that has a file of the device open or mapped.

@@ -3,15 +3,18 @@
 //!
 //! No test looks at the time: processors are emulated, and machines that test are busy.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
 use vgpu_e2e::process::is_alive;
 
 const FUNCTIONS: &str = include_str!("../src/machine.sh");
+/// The environment variable that names the folder with the guest's test programs, on a machine where they were not built.
+const PROGRAMS: &str = "VGPU_E2E_PROGRAMS";
 /// How long the host may take to reap.
 const REAPED: Duration = Duration::from_secs(60);
 
@@ -25,11 +28,21 @@ fn options() -> Options {
 }
 
 fn boot(options: Options) -> anyhow::Result<Machine> {
-    let client = (
-        PathBuf::from(env!("CARGO_BIN_EXE_e2e-client")),
-        "/bin/e2e-client".to_owned(),
-    );
-    Machine::boot(FUNCTIONS, &[client], options)
+    let programs = [
+        env!("CARGO_BIN_EXE_e2e-client"),
+        env!("CARGO_BIN_EXE_vgpu-witness"),
+    ];
+    let mut files = Vec::new();
+    for built in programs.map(PathBuf::from) {
+        let name = built.file_name().context("a file")?.to_owned();
+        let inside = format!("/bin/{}", name.display());
+        let path = match std::env::var_os(PROGRAMS) {
+            Some(folder) => PathBuf::from(folder).join(name),
+            None => built,
+        };
+        files.push((path, inside));
+    }
+    Machine::boot(FUNCTIONS, &files, options)
 }
 
 /// That a client's line ends well.
@@ -171,22 +184,93 @@ fn two_guests_with_a_daemon_each() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Pages of the pool that the witness fills after a guest began anew: all but what the agent and a program need.
+const HELD: u32 = 180;
+
+/// Three programs work while `begin_anew` has the guest begin anew, without a word to the agent. No page that the host could
+/// write to before it is written to after it, before there is an agent and beside the next one's program.
+fn begins_anew(
+    machine: &mut Machine,
+    begin_anew: impl FnOnce(&mut Machine) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    // The pool of the next kernel lies elsewhere by some pages: those of the programs shall not lie at its edge.
+    machine.ask("hold first 48")?;
+    let mut workers = begin(machine, "a", "copy")?;
+    workers.extend(begin(machine, "b", "launch")?);
+    // The device has work left for longer than the next boot takes.
+    workers.extend(begin(machine, "c", "backlog")?);
+    let shared = frames(&machine.ask("shared a b c")?);
+    begin_anew(machine)?;
+    machine.wait_until_up()?;
+    // Nobody has reset the device since but whoever began anew.
+    reaped(machine, &workers)?;
+    ensure!(machine.host.workers().is_empty(), "{}", machine.host.log());
+    let held = frames(&machine.ask(&format!("hold pages {HELD}"))?);
+    ensure!(
+        !shared.is_empty() && shared.is_subset(&held),
+        "the pages of before are others than those that are watched: {shared:?}, {held:?}"
+    );
+    machine.ask("agent")?;
+    works(machine)?;
+    let said = machine.ask("finish pages")?;
+    ensure!(said.contains(&format!("kept {HELD}")), "{said}");
+    works(machine)
+}
+
+/// The page frames in a line of the witness.
+fn frames(line: &str) -> BTreeSet<String> {
+    line.split_whitespace().skip(1).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_reset_under_load_leaves_no_worker_behind() -> anyhow::Result<()> {
     let mut machine = boot(Options {
         reboot: true,
         ..options()
     })?;
+    begins_anew(&mut machine, |machine| {
+        machine.guest.qmp().execute("system_reset").map(drop)
+    })
+}
+
+#[test]
+fn a_guest_that_reboots_by_itself_leaves_no_worker_behind() -> anyhow::Result<()> {
+    let mut machine = boot(Options {
+        reboot: true,
+        ..options()
+    })?;
+    begins_anew(&mut machine, |machine| machine.tell("reboot -f"))?;
+    // At once, without shutting any device down.
+    begins_anew(&mut machine, |machine| {
+        machine.tell("echo b >/proc/sysrq-trigger")
+    })
+}
+
+/// The next kernel finds memory and device as the last one left them: only the bus-master bit was taken away.
+#[test]
+fn a_kernel_started_by_kexec_finds_no_page_written_to() -> anyhow::Result<()> {
+    let mut machine = boot(Options {
+        kexec: true,
+        ..options()
+    })?;
+    begins_anew(&mut machine, |machine| {
+        machine.tell("vgpu-witness kexec /boot/kernel /boot/initramfs")
+    })
+}
+
+#[test]
+fn a_device_taken_from_the_bus_ends_its_channels() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
     let mut workers = begin(&mut machine, "a", "copy")?;
     workers.extend(begin(&mut machine, "b", "launch")?);
-    machine.guest.qmp().execute("system_reset")?;
-    machine.begin()?;
+    // The agent cannot help: its processes stand still.
+    machine.ask("for name in '^vgpu agent ' agent-mapper agent-parser; do kill -STOP $(one \"$name\"); done")?;
+    machine.ask("master 2")?;
     reaped(&machine, &workers)?;
-    works(&mut machine)?;
-    // No page of the new kernel is written to by anybody of the old one.
-    machine.ask(PATTERN)?;
-    works(&mut machine)?;
-    machine.ask(CHECK).map(drop)
+    machine.ask("for name in '^vgpu agent ' agent-mapper agent-parser; do kill -CONT $(one \"$name\"); done")?;
+    failed(&machine.ask("ended a")?)?;
+    failed(&machine.ask("ended b")?)?;
+    works(&mut machine)
 }
 
 /// Fills memory, pages that were the pool's among it, and keeps the checksum. The pool is left with the pages that are in use
@@ -211,16 +295,74 @@ fn no_page_is_written_to_after_it_was_given_back() -> anyhow::Result<()> {
     machine.ask(CHECK).map(drop)
 }
 
+/// That `vgpu agent`, started by `how`, ends with status 1 and a sentence that names the fault and what mends it.
+fn refuses(machine: &mut Machine, how: &str, sentence: [&str; 2]) -> anyhow::Result<()> {
+    let said = machine.ask(&format!("{how} 2>&1; [ $? -eq 1 ]"))?;
+    println!("{said}");
+    let said_all = |line: &str| sentence.iter().all(|part| line.contains(part));
+    ensure!(said.lines().any(said_all), "{sentence:?}: {said}");
+    Ok(())
+}
+
 #[test]
-fn a_program_that_scribbles_harms_nobody() -> anyhow::Result<()> {
+fn an_agent_says_what_the_guest_lacks_and_what_mends_it() -> anyhow::Result<()> {
     let mut machine = boot(options())?;
-    begin(&mut machine, "a", "copy")?;
-    for _ in 0..4 {
-        let workers = begin(&mut machine, "bad", "scribble")?;
-        println!("{}", machine.ask("ended bad")?);
-        reaped(&machine, &workers)?;
+    let agent = "vgpu agent --socket /tmp/other.sock";
+    let busy = ["driven by another agent already", "systemctl status"];
+    refuses(&mut machine, agent, busy)?;
+    machine
+        .ask("one=$(one '^vgpu agent '); kill $one; while [ -d /proc/$one ]; do sleep 0.1; done")?;
+    let user = format!("su user -c '{agent}'");
+    refuses(&mut machine, &user, ["must be root", "sudo"])?;
+    machine.ask("echo 0 >/proc/sys/vm/nr_hugepages")?;
+    let pool = ["not enough free", "sysctl vm.nr_hugepages="];
+    refuses(&mut machine, agent, pool)?;
+    machine.ask("echo 64 >/proc/sys/vm/nr_hugepages")?;
+    machine.ask("mount -t securityfs none /sys/kernel/security; echo integrity >/sys/kernel/security/lockdown")?;
+    let locked = ["locked down", "<iommu model='intel'/>"];
+    refuses(&mut machine, agent, locked)?;
+    let vfio = format!("{agent} --access vfio");
+    refuses(&mut machine, &vfio, ["VFIO is not", "modprobe vfio-pci"])?;
+    machine.ask("echo 1 >$(dirname $(grep -l 0x10f0 /sys/bus/pci/devices/*/device))/remove")?;
+    let none = ["no vgpu device", "-device vhost-user-vgpu-pci"];
+    refuses(&mut machine, agent, none)
+}
+
+#[test]
+fn the_mapper_dies_while_the_pool_is_smaller_than_what_is_in_use() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    let workers = begin(&mut machine, "a", "copy")?;
+    machine.ask("echo 0 >/proc/sys/vm/nr_hugepages")?;
+    machine.ask("kill -9 $(one agent-mapper)")?;
+    failed(&machine.ask("ended a")?)?;
+    reaped(&machine, &workers)?;
+    // All pages but that of the queues leave with the dead channel: the next mapper had no other one to begin with.
+    let said = machine.ask("total_pages 1")?;
+    println!("{said}");
+    machine.ask("echo 64 >/proc/sys/vm/nr_hugepages")?;
+    works(&mut machine)
+}
+
+#[test]
+fn a_program_that_scribbles_for_a_minute_harms_nobody() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    for mode in ["copy", "launch", "callback"] {
+        begin(&mut machine, mode, mode)?;
     }
+    let mut workers = begin(&mut machine, "bad", "scribble 60")?;
+    // Its own channel may not live for long, so others begin anew beside it.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        workers.extend(begin(&mut machine, "worse", "scribble 5")?);
+        println!("{}", machine.ask("ended worse")?);
+    }
+    let said = machine.ask("ended bad")?;
+    println!("{said}");
+    ensure!(said.contains("scribbled "), "{said}");
+    reaped(&machine, &workers)?;
     ensure!(machine.host.is_running()?, "{}", machine.host.log());
-    verified(&machine.ask("finish a")?)?;
+    for mode in ["copy", "launch", "callback"] {
+        verified(&machine.ask(&format!("finish {mode}"))?)?;
+    }
     works(&mut machine)
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::shell::{cargo, copy, fresh_folder, run, run_quietly, say};
-use crate::{dist, guest, machine, places, programs, qemu};
+use crate::{dist, gpu_life, guest, machine, places, programs, qemu};
 
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
@@ -40,6 +40,7 @@ pub fn bundle() -> anyhow::Result<()> {
         &dist.join("bin/vhost-user-vgpu"),
         &content.join("bin/vhost-user-vgpu"),
     )?;
+    gpu_life::add(&dist, &content, &folder)?;
     say("packing QEMU and the guest");
     run_quietly(
         Command::new("tar")

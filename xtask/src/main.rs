@@ -21,6 +21,7 @@ mod elf;
 mod fetch;
 mod gpu;
 mod gpu_guest;
+mod gpu_life;
 mod guest;
 mod machine;
 mod places;

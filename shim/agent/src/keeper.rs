@@ -11,17 +11,16 @@
 //! * A parser that dies takes its programs' channels with it: the mapper closes them with the host. A new parser gets
 //!   the same listening socket.
 //! * A mapper that dies takes all channels with it, but not a page: the keeper holds each memory file and a pin on its
-//!   pages. The next mapper resets the device and begins a session; only when the host has answered that are older pages
-//!   dropped.
+//!   pages. The next mapper resets the device, takes the page of the queues over, and begins a session; only when the host
+//!   has answered that are older pages dropped.
 //! * At the end the mapper resets the device and waits for it before anything is freed; if there is no mapper just then,
 //!   one is started for that.
 
-use crate::mapper::error_text;
-use crate::messages::{
-    DROP, KEEP, KEPT, NOT_PINNED, PARSER, READY, REFUSED, RESET, SETTLED, START, STOP, Word,
-};
-use crate::pin::Pin;
+mod kept;
+
+use crate::messages::{PARSER, READY, START, STOP, Word};
 use crate::store::{Store, Stored};
+use kept::Kept;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -36,7 +35,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_channel::link::event::ready;
 use vgpu_channel::link::{LinkError, Listener, Socket};
-use vgpu_channel::segment::SegmentFd;
 use zerocopy::{IntoBytes, transmute};
 
 /// First wait before a child is started again.
@@ -148,17 +146,6 @@ impl Backoff {
         self.0 = (now * 2).min(BACKOFF_LAST);
         Instant::now() + now
     }
-}
-
-/// A memory file that the host may map.
-#[derive(Debug)]
-struct Kept {
-    _segment: SegmentFd,
-    _pin: Option<Pin>,
-    /// The mapper, by its turn, that took it.
-    mapper: u64,
-    /// Whether it is the mapper's first, which holds the device's queues.
-    queues: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -358,105 +345,6 @@ impl Keeper {
         }
     }
 
-    /// The mapper wants something kept or dropped.
-    fn pages_wanted(&mut self) {
-        let Some(pages) = &self.pages else {
-            return;
-        };
-        let received = pages.receive_with_fds::<{ size_of::<Word>() }>(Duration::ZERO);
-        let (bytes, fds) = match received {
-            Ok(received) => received,
-            Err(LinkError::TimedOut) => return,
-            Err(_) => {
-                self.pages = None;
-                return;
-            }
-        };
-        let word: Word = transmute!(bytes);
-        match word.kind {
-            KEEP => {
-                let answer = self.keep(word, fds);
-                if let Some(pages) = &self.pages
-                    && pages.send(answer.as_bytes(), &[]).is_err()
-                {
-                    self.pages = None;
-                }
-            }
-            DROP => {
-                let dropped = self.kept.remove(&word.id).is_some();
-                self.store.remove(word.id);
-                tracing::debug!(
-                    "segment {:x} dropped: {dropped}; {} are kept",
-                    word.id,
-                    self.kept.len()
-                );
-            }
-            RESET => {
-                let turn = self.turn;
-                self.kept.retain(|&id, kept| {
-                    let free = kept.queues && kept.mapper != turn;
-                    if free {
-                        self.store.remove(id);
-                    }
-                    !free
-                });
-            }
-            SETTLED => {
-                let turn = self.turn;
-                let before = self.kept.len() + self.stored.len();
-                self.kept.retain(|&id, kept| {
-                    let current = kept.mapper == turn;
-                    if !current {
-                        self.store.remove(id);
-                    }
-                    current
-                });
-                for stored in self.stored.drain(..) {
-                    self.store.remove_stored(&stored);
-                }
-                let dropped = before - self.kept.len();
-                if dropped > 0 {
-                    tracing::info!("{dropped} segments of an earlier mapper are free again");
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn keep(&mut self, word: Word, mut fds: Vec<OwnedFd>) -> Word {
-        let refused = Word::about(REFUSED, word.id, 0);
-        let Some(fd) = fds.pop() else {
-            return refused;
-        };
-        let segment = match SegmentFd::receive(fd, word.len) {
-            Ok(segment) => segment,
-            Err(error) => {
-                tracing::error!("the mapper sent what is no segment: {}", error_text(&error));
-                return refused;
-            }
-        };
-        let (pin, answer) = match Pin::new(&segment) {
-            Ok(pin) => (Some(pin), Word::about(KEPT, word.id, 0)),
-            Err(error) => {
-                let number = error.raw_os_error().unwrap_or(0);
-                let number = u64::try_from(number).unwrap_or(0);
-                (None, Word::about(NOT_PINNED, word.id, number))
-            }
-        };
-        self.store.keep(word.id, &segment);
-        let queues = !self.kept.values().any(|kept| kept.mapper == self.turn);
-        self.kept.insert(
-            word.id,
-            Kept {
-                _segment: segment,
-                _pin: pin,
-                mapper: self.turn,
-                queues,
-            },
-        );
-        answer
-    }
-
     fn mapper_died(&mut self) -> Result<(), String> {
         // What it said last comes first.
         let Some((status, lived)) = self.mapper.reap() else {
@@ -546,11 +434,11 @@ impl Keeper {
             );
         }
         self.kill_mapper();
-        for id in std::mem::take(&mut self.kept).into_keys() {
-            self.store.remove(id);
+        for kept in std::mem::take(&mut self.kept).into_values() {
+            self.store.remove(&kept.name);
         }
         for stored in self.stored.drain(..) {
-            self.store.remove_stored(&stored);
+            self.store.remove(&stored.name);
         }
     }
 }

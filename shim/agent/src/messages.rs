@@ -6,7 +6,7 @@
 //! | parser → mapper | [`ToMapper`] | none: one that comes is closed, and ends the parser |
 //! | mapper → parser | [`ToParser`] | four with [`OPENED`], one with [`GROWN`], if the status is `Ok` |
 //! | keeper ↔ mapper | [`Word`] | the pages socket with [`START`], the parser's socket with [`PARSER`] |
-//! | mapper ↔ keeper, pages | [`Word`] | the memory file with [`KEEP`] |
+//! | mapper ↔ keeper, pages | [`Word`] | the memory file with [`KEEP`] and with the answer to [`INHERIT`] |
 //! | keeper → parser | [`Word`] | listener and mapper's socket with [`START`] |
 
 use core::mem::size_of;
@@ -88,8 +88,9 @@ pub const KEPT: u32 = 8;
 pub const NOT_PINNED: u32 = 9;
 /// [`Word::kind`], keeper to mapper, pages: segment `id` is not kept.
 pub const REFUSED: u32 = 10;
-/// [`Word::kind`], mapper to keeper, pages: the device is reset, so nothing reads the queues of earlier mappers any more.
-pub const RESET: u32 = 11;
+/// [`Word::kind`], mapper to keeper, pages: the device is reset, so the queues' page of an earlier mapper is free; it is
+/// wanted as segment `id`. Answered by [`KEPT`] or [`NOT_PINNED`] with the memory file, or by [`REFUSED`] if there is none.
+pub const INHERIT: u32 = 11;
 
 /// Between keeper and the others.
 #[repr(C)]

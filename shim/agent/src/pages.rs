@@ -10,10 +10,10 @@
 //! They go back when the mapper says that the host has let go: the keeper drops its duplicate and its pin, the kernel
 //! takes the pages back into the pool, and zeroes each before anybody sees it again.
 
-use crate::messages::{DROP, KEEP, KEPT, NOT_PINNED, RESET, SETTLED, Word};
+use crate::messages::{DROP, INHERIT, KEEP, KEPT, NOT_PINNED, REFUSED, SETTLED, Word};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +60,9 @@ pub enum PageError {
     /// Something else in the way of the keeper.
     #[error("The keeper does not answer")]
     Keeper(#[source] LinkError),
+    /// What an earlier mapper left is of no use.
+    #[error("The queues' page of the mapper before cannot be taken over")]
+    Inherited(#[source] SegmentError),
     /// The system refused.
     #[error("The system refused memory")]
     System(#[from] io::Error),
@@ -88,8 +91,13 @@ pub trait PageSource: Send + 'static {
     /// Gives pages back that the host has let go of.
     fn give_back(&mut self, taken: Taken);
 
-    /// The device is reset: the first pages that an earlier mapper took, those of its queues, are nobody's any more.
-    fn reset(&mut self) {}
+    /// Takes over the pages, `len` bytes, that an earlier mapper had for the device's queues, where there are some. To be
+    /// called once the device is reset: they are nobody's then, though not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`PageError`].
+    fn inherit(&mut self, len: u64) -> Result<Option<Taken>, PageError>;
 
     /// The host has let go of whatever earlier mappers took.
     fn settled(&mut self);
@@ -164,19 +172,66 @@ impl HugePagePool {
         }
     }
 
-    fn keep(&self, id: u64, segment: &SegmentFd) -> Result<Word, PageError> {
-        let word = Word::about(KEEP, id, segment.size());
+    /// Asks the keeper about segment `id`, with a memory file or for one.
+    fn ask(
+        &self,
+        word: Word,
+        file: Option<&SegmentFd>,
+    ) -> Result<(Word, Option<OwnedFd>), PageError> {
+        let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         self.keeper
-            .send(word.as_bytes(), &[segment.as_fd()])
+            .send(word.as_bytes(), &fds)
             .map_err(PageError::Keeper)?;
-        let bytes = self
+        let (bytes, mut fds) = self
             .keeper
-            .receive_plain::<{ size_of::<Word>() }>(KEEPER)
+            .receive_with_fds::<{ size_of::<Word>() }>(KEEPER)
             .map_err(PageError::Keeper)?;
         match Word::read_from_bytes(&bytes) {
-            Ok(answer) if answer.id == id => Ok(answer),
+            Ok(answer) if answer.id == word.id => Ok((answer, fds.pop())),
             _ => Err(PageError::Keeper(LinkError::Malformed)),
         }
+    }
+
+    /// Looks up where a segment lies that the keeper keeps, pinned by now or to be pinned here, as its answer says.
+    fn settle(&mut self, segment: SegmentFd, answer: Word) -> Result<Taken, PageError> {
+        let id = answer.id;
+        let located = segment.map().map_err(PageError::from).and_then(|view| {
+            match answer.kind {
+                KEPT => return self.locate(&view),
+                NOT_PINNED => {}
+                _ => return Err(PageError::Keeper(LinkError::Malformed)),
+            }
+            // VFIO pins by address, which must be known first; it is looked up again once it cannot change any more.
+            let error = io::Error::from_raw_os_error(answer.len as i32);
+            let Some(vfio) = self.vfio.clone() else {
+                return Err(PageError::NotPinned(error));
+            };
+            let pieces = self.locate(&view)?;
+            vfio.map(&view, &pieces)?;
+            self.mapped.push(id);
+            if self.locate(&view)? != pieces {
+                vfio.unmap(&pieces);
+                return Err(io::Error::other("pages moved while they were pinned").into());
+            }
+            Ok(pieces)
+        });
+        match located {
+            Ok(pieces) => Ok(Taken {
+                id,
+                segment,
+                pieces,
+            }),
+            Err(error) => {
+                self.tell(Word::about(DROP, id, 0));
+                Err(error)
+            }
+        }
+    }
+
+    /// A number for a segment.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
     /// Where the pages of a mapped segment lie.
@@ -220,41 +275,20 @@ pub fn merge(pages: &[u64]) -> Vec<Piece> {
 impl PageSource for HugePagePool {
     fn take(&mut self, len: u64) -> Result<Taken, PageError> {
         let segment = self.create(len)?;
-        let id = self.next;
-        self.next += 1;
-        let answer = self.keep(id, &segment)?;
-        if answer.kind != KEPT && answer.kind != NOT_PINNED {
-            return Err(PageError::Keeper(LinkError::Malformed));
+        let word = Word::about(KEEP, self.number(), len);
+        let (answer, _) = self.ask(word, Some(&segment))?;
+        self.settle(segment, answer)
+    }
+
+    fn inherit(&mut self, len: u64) -> Result<Option<Taken>, PageError> {
+        let word = Word::about(INHERIT, self.number(), len);
+        let (answer, file) = self.ask(word, None)?;
+        if answer.kind == REFUSED {
+            return Ok(None);
         }
-        let located = segment.map().map_err(PageError::from).and_then(|view| {
-            if answer.kind == KEPT {
-                return self.locate(&view);
-            }
-            // VFIO pins by address, which must be known first; it is looked up again once it cannot change any more.
-            let error = io::Error::from_raw_os_error(answer.len as i32);
-            let Some(vfio) = self.vfio.clone() else {
-                return Err(PageError::NotPinned(error));
-            };
-            let pieces = self.locate(&view)?;
-            vfio.map(&view, &pieces)?;
-            self.mapped.push(id);
-            if self.locate(&view)? != pieces {
-                vfio.unmap(&pieces);
-                return Err(io::Error::other("pages moved while they were pinned").into());
-            }
-            Ok(pieces)
-        });
-        match located {
-            Ok(pieces) => Ok(Taken {
-                id,
-                segment,
-                pieces,
-            }),
-            Err(error) => {
-                self.tell(Word::about(DROP, id, 0));
-                Err(error)
-            }
-        }
+        let file = file.ok_or(PageError::Keeper(LinkError::Malformed))?;
+        let segment = SegmentFd::receive(file, len).map_err(PageError::Inherited)?;
+        self.settle(segment, answer).map(Some)
     }
 
     fn give_back(&mut self, taken: Taken) {
@@ -268,10 +302,6 @@ impl PageSource for HugePagePool {
         drop(taken);
         self.given_back = Some(Instant::now());
         self.tell(Word::about(DROP, id, 0));
-    }
-
-    fn reset(&mut self) {
-        self.tell(Word::new(RESET));
     }
 
     fn settled(&mut self) {

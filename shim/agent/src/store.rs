@@ -10,6 +10,8 @@ use vgpu_channel::link::Socket;
 
 /// What the names of stored memory files begin with.
 const PREFIX: &str = "vgpu-segment-";
+/// What the names of those begin with that hold a device's queues.
+const QUEUES: &str = "vgpu-segment-queues-";
 /// First descriptor that a service manager hands over.
 const FIRST: i32 = 3;
 
@@ -22,8 +24,18 @@ pub struct Store {
 /// A memory file of an earlier keeper.
 #[derive(Debug)]
 pub struct Stored {
-    name: String,
-    _file: OwnedFd,
+    /// What the manager knows it by.
+    pub name: String,
+    /// The file.
+    pub file: OwnedFd,
+}
+
+impl Stored {
+    /// Whether it holds a device's queues.
+    #[must_use]
+    pub fn is_queues(&self) -> bool {
+        self.name.starts_with(QUEUES)
+    }
 }
 
 /// Marks all descriptors but the standard ones to be closed in children.
@@ -35,11 +47,6 @@ fn inherit_nothing() {
         // Kernels before 5.11.
         tracing::debug!("inherited descriptors are passed on");
     }
-}
-
-/// The name of a segment in the store.
-fn name_of(id: u64) -> String {
-    format!("{PREFIX}{id:x}")
 }
 
 impl Store {
@@ -76,23 +83,17 @@ impl Store {
         self.say("READY=1", &[]);
     }
 
-    /// Stores a memory file.
-    pub fn keep(&self, id: u64, file: impl AsFd) {
-        let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={}", name_of(id));
+    /// Stores a memory file, and returns the name that it is stored by.
+    pub fn keep(&self, id: u64, queues: bool, file: impl AsFd) -> String {
+        let prefix = if queues { QUEUES } else { PREFIX };
+        let name = format!("{prefix}{id:x}");
+        let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
         self.say(&text, &[file.as_fd()]);
+        name
     }
 
     /// Takes one out.
-    pub fn remove(&self, id: u64) {
-        self.remove_named(&name_of(id));
-    }
-
-    /// Takes one of an earlier keeper out.
-    pub fn remove_stored(&self, stored: &Stored) {
-        self.remove_named(&stored.name);
-    }
-
-    fn remove_named(&self, name: &str) {
+    pub fn remove(&self, name: &str) {
         self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
     }
 }
@@ -127,8 +128,7 @@ fn take_over(count: i32, names: &str) -> Vec<Stored> {
             let name = names.next().unwrap_or_default().to_owned();
             fcntl_setfd(&file, FdFlags::CLOEXEC).ok()?;
             // What is no memory file is closed.
-            name.starts_with(PREFIX)
-                .then_some(Stored { name, _file: file })
+            name.starts_with(PREFIX).then_some(Stored { name, file })
         })
         .collect()
 }
@@ -147,10 +147,13 @@ mod tests {
             socket: connect(path.to_str().unwrap()),
         };
         store.ready();
-        store.keep(0xab, std::io::stderr());
-        store.remove(0xab);
+        let name = store.keep(0xab, false, std::io::stderr());
+        store.remove(&name);
+        let name = store.keep(0xac, true, std::io::stderr());
+        let file = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+        assert!(Stored { name, file }.is_queues());
         let mut heard = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let mut bytes = [0; 100];
             let len = manager.recv(&mut bytes).unwrap();
             heard.push(String::from_utf8(bytes[..len].to_vec()).unwrap());
@@ -160,7 +163,8 @@ mod tests {
             [
                 "READY=1",
                 "FDSTORE=1\nFDPOLL=0\nFDNAME=vgpu-segment-ab",
-                "FDSTOREREMOVE=1\nFDNAME=vgpu-segment-ab"
+                "FDSTOREREMOVE=1\nFDNAME=vgpu-segment-ab",
+                "FDSTORE=1\nFDPOLL=0\nFDNAME=vgpu-segment-queues-ac"
             ]
         );
         // Nobody there is no failure.

@@ -8,17 +8,19 @@ use common::*;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_agent::keeper::{Keeper, Programs};
 use vgpu_agent::mapper::{Limits, error_text, start};
-use vgpu_agent::messages::{DROP, KEEP, KEPT, NOT_PINNED, SETTLED, Word};
+use vgpu_agent::messages::{DROP, INHERIT, KEEP, KEPT, NOT_PINNED, REFUSED, SETTLED, Word};
 use vgpu_agent::options::{Access, LogLevel};
 use vgpu_agent::pages::{HugePagePool, PageError, PageSource, Taken};
 use vgpu_agent::store::{Store, Stored};
 use vgpu_agent::{ParserOptions, parser, process, serve};
 use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::segment::{HugePages, SegmentFd};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Whether the pool has pages enough for the tests.
@@ -32,62 +34,90 @@ fn huge_pages() -> bool {
 }
 
 /// The real pages where there are some, else ordinary ones; kept by the keeper in either case.
-enum Pages {
-    Real(Host, HugePagePool),
-    Ordinary(Host, Socket, u64),
+struct Pages {
+    host: Host,
+    /// While this file is there, the pool is empty.
+    empty: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    Real(HugePagePool),
+    Ordinary(Ordinary),
+}
+
+struct Ordinary {
+    keeper: Socket,
+    next: u64,
+}
+
+impl Ordinary {
+    /// Has the keeper keep or hand over a segment.
+    fn ask(&mut self, kind: u32, len: u64, segment: Option<SegmentFd>) -> Option<Taken> {
+        self.next += 1;
+        let id = u64::from(std::process::id()) << 16 | self.next;
+        let word = Word::about(kind, id, len);
+        let fds: Vec<_> = segment.iter().map(|segment| segment.as_fd()).collect();
+        self.keeper.send(word.as_bytes(), &fds).unwrap();
+        let (bytes, mut fds) = self.keeper.receive_with_fds::<24>(WAIT).unwrap();
+        let answer = Word::read_from_bytes(&bytes).unwrap();
+        if answer.kind == REFUSED {
+            return None;
+        }
+        assert!(answer.kind == KEPT || answer.kind == NOT_PINNED);
+        let handed = fds.pop().map(|fd| SegmentFd::receive(fd, len).unwrap());
+        Some(placed(id, segment.or(handed).unwrap()))
+    }
 }
 
 impl PageSource for Pages {
     fn take(&mut self, len: u64) -> Result<Taken, PageError> {
-        let (host, taken) = match self {
-            Pages::Real(host, pool) => (host, pool.take(len)?),
-            Pages::Ordinary(host, keeper, next) => {
-                *next += 1;
-                let id = u64::from(std::process::id()) << 16 | *next;
-                let taken = fake_segment(id, len);
-                use std::os::fd::AsFd;
-                let word = Word::about(KEEP, id, len);
-                keeper
-                    .send(word.as_bytes(), &[taken.segment.as_fd()])
-                    .map_err(PageError::Keeper)?;
-                let bytes = keeper
-                    .receive_plain::<24>(WAIT)
-                    .map_err(PageError::Keeper)?;
-                let answer = Word::read_from_bytes(&bytes).unwrap();
-                assert!(answer.kind == KEPT || answer.kind == NOT_PINNED);
-                (host, taken)
+        if self.empty.exists() {
+            return Err(PageError::Pool(len));
+        }
+        let taken = match &mut self.kind {
+            Kind::Real(pool) => pool.take(len)?,
+            Kind::Ordinary(pages) => {
+                let segment = SegmentFd::create(len, HugePages::Never).unwrap();
+                pages.ask(KEEP, len, Some(segment)).unwrap()
             }
         };
-        host.learn(&taken);
-        host.note("took");
+        self.host.learn(&taken);
+        self.host.note("took");
+        Ok(taken)
+    }
+
+    fn inherit(&mut self, len: u64) -> Result<Option<Taken>, PageError> {
+        let taken = match &mut self.kind {
+            Kind::Real(pool) => pool.inherit(len)?,
+            Kind::Ordinary(pages) => pages.ask(INHERIT, len, None),
+        };
+        if let Some(taken) = &taken {
+            self.host.learn(taken);
+            self.host.note("inherited");
+        }
         Ok(taken)
     }
 
     fn give_back(&mut self, taken: Taken) {
-        match self {
-            Pages::Real(host, pool) => {
-                host.forget(&taken);
-                host.note("gave");
-                pool.give_back(taken);
-            }
-            Pages::Ordinary(host, keeper, _) => {
-                host.forget(&taken);
-                host.note("gave");
+        self.host.forget(&taken);
+        self.host.note("gave");
+        match &mut self.kind {
+            Kind::Real(pool) => pool.give_back(taken),
+            Kind::Ordinary(pages) => {
                 let word = Word::about(DROP, taken.id, 0);
-                keeper.send(word.as_bytes(), &[]).unwrap();
+                pages.keeper.send(word.as_bytes(), &[]).unwrap();
             }
         }
     }
 
     fn settled(&mut self) {
-        match self {
-            Pages::Real(host, pool) => {
-                host.note("settled");
-                pool.settled();
-            }
-            Pages::Ordinary(host, keeper, _) => {
-                host.note("settled");
-                keeper.send(Word::new(SETTLED).as_bytes(), &[]).unwrap();
+        self.host.note("settled");
+        match &mut self.kind {
+            Kind::Real(pool) => pool.settled(),
+            Kind::Ordinary(pages) => {
+                let word = Word::new(SETTLED);
+                pages.keeper.send(word.as_bytes(), &[]).unwrap();
             }
         }
     }
@@ -103,13 +133,18 @@ fn mapper(log: &Path, refuse: bool) -> Result<(), String> {
     if fs::exists(log.with_extension("away")).unwrap() {
         return Err("told to fail".to_owned());
     }
-    let source = if huge_pages() {
-        Pages::Real(
-            host.clone(),
-            HugePagePool::new(pages, None).map_err(|error| error_text(&error))?,
-        )
-    } else {
-        Pages::Ordinary(host.clone(), pages, 0)
+    let source = Pages {
+        host: host.clone(),
+        empty: log.with_extension("empty"),
+        kind: if huge_pages() {
+            let pool = HugePagePool::new(pages, None);
+            Kind::Real(pool.map_err(|error| error_text(&error))?)
+        } else {
+            Kind::Ordinary(Ordinary {
+                keeper: pages,
+                next: 0,
+            })
+        },
     };
     let limits = Limits {
         heap: HEAP,
@@ -184,6 +219,11 @@ impl Agent {
 
     fn path(&self) -> PathBuf {
         self.folder.path().join("vgpu.sock")
+    }
+
+    /// A file that changes what the mapper does while it is there.
+    fn switch(&self, name: &str) -> PathBuf {
+        self.folder.path().join("log").with_extension(name)
     }
 
     fn log(&self) -> Vec<String> {
@@ -349,7 +389,7 @@ fn a_mapper_that_crashes_frees_no_page() {
     let program = agent.program().unwrap();
     agent.wait("the first program's pages dropped", || agent.kept() == 3);
     // The next mapper fails at first, so that there is none for a while.
-    let away = agent.folder.path().join("log").with_extension("away");
+    let away = agent.switch("away");
     fs::write(&away, "").unwrap();
     kill_process(agent.process("mapper"), Signal::KILL).unwrap();
     program.expect_end();
@@ -370,10 +410,30 @@ fn a_mapper_that_crashes_frees_no_page() {
     assert!(at("reset") < at("hello") && at("hello") < at("settled"));
 }
 
+fn a_mapper_that_crashes_while_the_pool_is_empty_is_replaced() {
+    let agent = Agent::ready();
+    let program = agent.program().unwrap();
+    agent.wait("the first program's pages dropped", || agent.kept() == 3);
+    let took = agent.count("took");
+    fs::write(agent.switch("empty"), "").unwrap();
+    // Twice: what was taken over can be taken over again.
+    for crash in 1..3 {
+        kill_process(agent.process("mapper"), Signal::KILL).unwrap();
+        agent.expect("settled", 1 + crash);
+        assert_eq!(agent.count("inherited"), crash);
+        agent.wait("old pages dropped", || agent.kept() == 1);
+    }
+    program.expect_end();
+    assert_eq!(agent.count("took"), took);
+    fs::remove_file(agent.switch("empty")).unwrap();
+    // Who came meanwhile was told that there is no memory.
+    assert!(agent.program().is_some());
+}
+
 fn without_a_mapper_the_end_resets_the_device() {
     let mut agent = Agent::ready();
     let _program = agent.program().unwrap();
-    let away = agent.folder.path().join("log").with_extension("away");
+    let away = agent.switch("away");
     fs::write(&away, "").unwrap();
     kill_process(agent.process("mapper"), Signal::KILL).unwrap();
     agent.expect("mapper", 5);
@@ -390,9 +450,8 @@ fn a_refused_agent_says_why_and_ends() {
     assert!(!agent.path().exists());
 }
 
-/// With a service manager that holds a memory file of an agent that was killed.
+/// With a service manager that holds memory files of an agent that was killed: a program's and the queues'.
 fn the_service_managers_files_stay_until_the_host_lets_go() {
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
     let folder = tempfile::tempdir().unwrap();
     let notify = folder.path().join("notify");
@@ -400,16 +459,18 @@ fn the_service_managers_files_stay_until_the_host_lets_go() {
     manager
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    let old = fake_segment(1, PAGE).segment;
-    let script = "LISTEN_PID=$$ exec \"$0\" keeper \"$1\" false 3<&0 0</dev/null";
+    let old = [fake_segment(1, PAGE).segment, fake_segment(2, PAGE).segment];
+    let [program, queues] = old.map(|old| Stdio::from(old.as_fd().try_clone_to_owned().unwrap()));
+    let script = "LISTEN_PID=$$ exec \"$0\" keeper \"$1\" false 3<&0 4<&1 0</dev/null 1<&0";
     let child = Command::new("/bin/sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
         .arg(folder.path())
-        .env("LISTEN_FDS", "1")
-        .env("LISTEN_FDNAMES", "vgpu-segment-77")
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_FDNAMES", "vgpu-segment-77:vgpu-segment-queues-78")
         .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::from(old.as_fd().try_clone_to_owned().unwrap()))
+        .stdin(program)
+        .stdout(queues)
         .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
         .spawn()
         .unwrap();
@@ -424,14 +485,15 @@ fn the_service_managers_files_stay_until_the_host_lets_go() {
         let len = manager.recv(&mut bytes).unwrap();
         heard.push(String::from_utf8(bytes[..len].to_vec()).unwrap());
     }
-    // The queues' page is stored first; the old file is let go once there is a session.
-    assert!(heard[0].starts_with("FDSTORE=1\n"), "{heard:?}");
-    assert!(
-        heard.contains(&"FDSTOREREMOVE=1\nFDNAME=vgpu-segment-77".to_owned()),
-        "{heard:?}"
+    // The queues' page is taken over; the program's file is let go once there is a session.
+    heard.sort();
+    assert_eq!(
+        heard,
+        ["FDSTOREREMOVE=1\nFDNAME=vgpu-segment-77", "READY=1"]
     );
     assert!(agent.count("hello") == 1 && agent.count("settled") == 1);
-    assert!(agent.stderr().contains("1 segments of an earlier agent"));
+    assert!(agent.count("inherited") == 1 && agent.count("took") == 0);
+    assert!(agent.stderr().contains("2 segments of an earlier agent"));
     agent.wait("old file dropped", || agent.kept() == 1);
     assert!(agent.end().success());
 }
@@ -450,6 +512,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_mapper_that_crashes_frees_no_page",
         a_mapper_that_crashes_frees_no_page,
+    ),
+    (
+        "a_mapper_that_crashes_while_the_pool_is_empty_is_replaced",
+        a_mapper_that_crashes_while_the_pool_is_empty_is_replaced,
     ),
     (
         "without_a_mapper_the_end_resets_the_device",

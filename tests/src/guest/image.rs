@@ -177,6 +177,18 @@ impl Image {
 }
 
 impl Image {
+    /// Kernel and initramfs as files for another image: to boot into from there, by kexec.
+    #[must_use]
+    pub fn boot_files(&self) -> [(PathBuf, String); 2] {
+        [
+            (self.kernel.clone(), "/boot/kernel".to_owned()),
+            (
+                self.initramfs.path().to_owned(),
+                "/boot/initramfs".to_owned(),
+            ),
+        ]
+    }
+
     /// Copies the initramfs to a file that stays.
     ///
     /// # Errors

@@ -57,6 +57,8 @@ pub struct Options {
     pub append: String,
     /// Whether a reset of the guest boots it again rather than ending QEMU.
     pub reboot: bool,
+    /// Whether a [`Machine`](crate::machine::Machine) finds a kernel and an initramfs like its own in `/boot`, for kexec.
+    pub kexec: bool,
     /// When QEMU is killed, whatever it does.
     pub limit: Duration,
 }
@@ -72,6 +74,7 @@ impl Default for Options {
             arguments: Vec::new(),
             append: String::new(),
             reboot: false,
+            kexec: false,
             limit: Duration::from_secs(120),
         }
     }

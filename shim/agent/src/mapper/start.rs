@@ -64,9 +64,11 @@ pub fn serve(
 ) -> Result<(), MapperError> {
     // Before a page is touched that an earlier driver may have given to it.
     device.reset()?;
-    // Where the pool is empty, this gives the page for the queues back.
-    source.reset();
-    let queues = source.take(SEGMENT_ALIGN)?;
+    // The pool may have no other page until the host has let go of those of dead channels, which takes queues.
+    let queues = match source.inherit(SEGMENT_ALIGN)? {
+        Some(queues) => queues,
+        None => source.take(SEGMENT_ALIGN)?,
+    };
     let memory = Memory::start(source)?;
     Mapper::new(device, queues, memory, keeper, limits)?.run()
 }

@@ -178,8 +178,12 @@ impl FakePages {
 
 /// A segment of ordinary pages with made-up addresses.
 pub fn fake_segment(id: u64, len: u64) -> Taken {
-    let segment = SegmentFd::create(len, HugePages::Never).unwrap();
-    let count = len / PAGE;
+    placed(id, SegmentFd::create(len, HugePages::Never).unwrap())
+}
+
+/// Made-up addresses for a segment.
+pub fn placed(id: u64, segment: SegmentFd) -> Taken {
+    let count = segment.size() / PAGE;
     // Backwards, so that none is the next one's neighbour, but for the last two.
     let mut pages: Vec<u64> = (0..count).rev().map(|page| id * 4096 + page).collect();
     let last = pages.len();
@@ -195,6 +199,10 @@ pub fn fake_segment(id: u64, len: u64) -> Taken {
 }
 
 impl PageSource for FakePages {
+    fn inherit(&mut self, _: u64) -> Result<Option<Taken>, PageError> {
+        Ok(None)
+    }
+
     fn take(&mut self, len: u64) -> Result<Taken, PageError> {
         if len > self.left {
             return Err(PageError::Pool(len));

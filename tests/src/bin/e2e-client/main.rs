@@ -11,12 +11,15 @@
 //! | `allocate` | allocations, streams, events and modules come and go |
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
-//! | `scribble` | writes random bytes over all memory shared with the host for some seconds, beside launches; says `scribbled BYTES` |
+//! | `backlog` | posts slow kernels and copies to pinned memory without end: `ready` when half a minute of them is under way |
+//! | `scribble` | writes random bytes over all memory shared with the host, beside launches; says `scribbled BYTES` |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
 //! | `secure` | only prints `secure 1` if the system calls it privileged (`AT_SECURE`), else `secure 0` |
 //!
-//! A second argument names the library by its path, for programs whose loader is not told where it is.
+//! A second argument names the library by its path, for programs whose loader is not told where it is; a third one says
+//! for how many seconds `scribble` goes on, 5 where it is missing.
 
+mod backlog;
 mod cuda;
 mod scribble;
 mod work;
@@ -25,6 +28,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use work::{Stop, Worker};
 
@@ -50,7 +54,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if mode == "scribble" {
-        scribble::run(&cuda);
+        let seconds = std::env::args().nth(3).and_then(|text| text.parse().ok());
+        scribble::run(&cuda, Duration::from_secs(seconds.unwrap_or(5)));
     }
     match work(&cuda, &mode) {
         Ok(rounds) => {
@@ -69,12 +74,15 @@ fn main() -> ExitCode {
 }
 
 fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
+    if mode == "backlog" {
+        return backlog::run(cuda).map(|()| 0);
+    }
     let closed = watch_input();
     let mut worker = Worker::new(cuda)?;
     let mut rounds = 0;
     while !closed.load(Ordering::Relaxed) {
         if mode == "idle" && rounds > 0 {
-            std::thread::park_timeout(std::time::Duration::from_secs(3600));
+            std::thread::park_timeout(Duration::from_secs(3600));
             continue;
         }
         worker.round(mode)?;

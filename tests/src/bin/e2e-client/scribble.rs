@@ -7,13 +7,11 @@ use crate::cuda::Cuda;
 use crate::say;
 use crate::work::Worker;
 
-/// How long it goes on, if it lives that long.
-const TIME: Duration = Duration::from_secs(5);
 /// What the shim calls the memory files of a channel, `transport/channel/src/segment.rs`.
 const SEGMENT: &str = "/memfd:vgpu-segment";
 
-/// Scribbles, then ends the process without a word to the driver.
-pub fn run(cuda: &Cuda) -> ! {
+/// Scribbles for `time`, then ends the process without a word to the driver.
+pub fn run(cuda: &Cuda, time: Duration) -> ! {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut worker = Worker::new(cuda).ok();
@@ -31,7 +29,7 @@ pub fn run(cuda: &Cuda) -> ! {
             }
             // A moment of honest work first: the channel is in use then.
             std::thread::sleep(Duration::from_millis(500));
-            let bytes = scribble(&segments());
+            let bytes = scribble(&segments(), time);
             say(&format!("scribbled {bytes}"));
             // SAFETY: ends the process; nothing runs after it.
             unsafe { libc::_exit(0) }
@@ -41,7 +39,7 @@ pub fn run(cuda: &Cuda) -> ! {
 }
 
 /// Writes random words over `segments`, at first a few at a time, then all of them over and over; returns how many bytes.
-fn scribble(segments: &[(usize, usize)]) -> u64 {
+fn scribble(segments: &[(usize, usize)], time: Duration) -> u64 {
     let start = Instant::now();
     let mut state = u64::from(std::process::id()) | 1;
     let mut random = move || {
@@ -51,8 +49,8 @@ fn scribble(segments: &[(usize, usize)]) -> u64 {
         state
     };
     let mut bytes = 0;
-    while start.elapsed() < TIME {
-        let sparse = start.elapsed() < TIME / 2;
+    while start.elapsed() < time {
+        let sparse = start.elapsed() < time / 2;
         for &(address, len) in segments {
             let mut at = 0;
             while at < len {

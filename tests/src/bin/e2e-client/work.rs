@@ -58,6 +58,7 @@ macro_rules! call {
         if status == 0 { Ok(()) } else { Err(Stop::Cuda(status, stringify!($function))) }
     }};
 }
+pub(crate) use call;
 
 /// A context with one kernel, two streams, an event and buffers.
 pub struct Worker<'a> {
