@@ -77,8 +77,8 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a worker with the client's settings, as far as they are allowed, the folder for what
-    /// its driver compiles, and a seat on the page of permits. To be called from the main thread only: a worker ends when the
-    /// thread that started it does.
+    /// its driver compiles, and a seat on the page of permits. To be called from the main thread
+    /// only: a worker ends when the thread that started it does.
     ///
     /// # Errors
     /// The system's error.

@@ -44,8 +44,9 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 /// Longest path of a socket, terminator included.
 pub const PATH_BYTES: usize = 112;
 
-/// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), and either control segment and heap segment, or the list of
-/// pieces (those of the control segment first), a lock, and the files they lie in. The worker holds the lock as long as it
+/// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), and either
+/// control segment and heap segment, or the list of pieces (those of the control segment first), a lock, and the files they
+/// lie in. The worker holds the lock as long as it
 /// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
