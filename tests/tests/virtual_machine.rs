@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
+use vgpu_e2e::parts::Parts;
 use vgpu_e2e::process::is_alive;
 
 const FUNCTIONS: &str = include_str!("../src/machine.sh");
@@ -95,6 +96,46 @@ fn programs_run_without_privilege_module_or_device_file() -> anyhow::Result<()> 
     ensure!(modules.is_empty(), "{modules}");
     verified(&machine.ask("finish a")?)?;
     verified(&machine.ask("finish b")?)
+}
+
+/// After `vgpu install`, what an init or a service manager starts finds the GPU: another user, and no variable at all.
+#[test]
+fn after_install_a_service_without_any_variable_finds_the_gpu() -> anyhow::Result<()> {
+    let parts = Parts::locate()?;
+    let file = |path: PathBuf, name: &str| (path, name.to_owned());
+    let files = [
+        file(
+            PathBuf::from(env!("CARGO_BIN_EXE_e2e-client")),
+            "/bin/e2e-client",
+        ),
+        file(parts.vgpu, "/opt/dist/bin/vgpu"),
+        file(
+            parts.library_folder.join("libcuda.so.1"),
+            "/opt/dist/lib/libcuda.so.1",
+        ),
+        file(PathBuf::from("/sbin/ldconfig"), "/sbin/ldconfig"),
+    ];
+    let mut machine = Machine::boot(FUNCTIONS, &files, options())?;
+    let init = "env -i /bin/su user -c 'exec /bin/env -i /bin/e2e-client init' 2>&1 || true";
+    let said = machine.ask(init)?;
+    ensure!(
+        said.contains("dlopen failed"),
+        "there is none before: {said}"
+    );
+    let said = machine.ask("/opt/dist/bin/vgpu install")?;
+    // The device is seen, so the agent is wanted, and this guest has no systemd.
+    ensure!(said.contains("/usr/local/bin/vgpu agent"), "{said}");
+    ensure!(
+        machine.ask(init)?.trim() == "init 0",
+        "{}",
+        machine.host.log()
+    );
+    machine.ask("/usr/local/bin/vgpu uninstall")?;
+    let said = machine.ask(init)?;
+    ensure!(said.contains("dlopen failed"), "it is gone: {said}");
+    machine
+        .ask("! ls -d /usr /var | grep . && ! ls /etc | grep ld.so")
+        .map(drop)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
+use vgpu_e2e::elf::HOST_GLIBC;
 use vgpu_e2e::program::Program;
 
 use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
@@ -36,6 +37,7 @@ pub fn gpu() -> anyhow::Result<()> {
     dist::install(
         &dist::release_folder().join("vgpu-bench"),
         &folder.join("bin/vgpu-bench"),
+        HOST_GLIBC,
     )?;
     dist::lay_out_programs(&built, &folder.join("programs"))?;
     std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;

@@ -24,6 +24,7 @@ mod gpu_guest;
 mod guest;
 mod machine;
 mod places;
+mod portable;
 mod programs;
 mod qemu;
 mod shell;
