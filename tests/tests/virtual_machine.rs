@@ -4,9 +4,11 @@
 //! No test looks at the time: processors are emulated, and machines that test are busy.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use serde_json::Value;
 use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
 use vgpu_e2e::parts::Parts;
@@ -136,6 +138,41 @@ fn after_install_a_service_without_any_variable_finds_the_gpu() -> anyhow::Resul
     machine
         .ask("! ls -d /usr /var | grep . && ! ls /etc | grep ld.so")
         .map(drop)
+}
+
+/// `vgpu top` on the host shows the channel of a guest's program; in the guest it says where the figures are.
+#[test]
+fn the_host_sees_a_guests_programs_and_the_guest_sees_nothing() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    begin(&mut machine, "a", "idle")?;
+    let output = Command::new(Parts::locate()?.vgpu)
+        .args(["top", "--json"])
+        .output()?;
+    let documents: Value = serde_json::from_slice(&output.stdout)?;
+    let worker = machine.host.workers();
+    let mut clients = documents
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|document| document["clients"].as_array().into_iter().flatten());
+    let ours = clients.find(|client| {
+        let pid = client["worker"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok());
+        pid.is_some_and(|pid| worker.contains(&pid))
+    });
+    ensure!(
+        ours.is_some_and(|client| client["channel"].is_u64()
+            && client["program"].is_null()
+            && client["launches"] == 40),
+        "{documents}"
+    );
+    let said = machine.ask("vgpu top --once 2>&1 || true")?;
+    ensure!(
+        said.contains("on the host of this virtual machine"),
+        "{said}"
+    );
+    verified(&machine.ask("finish a")?)
 }
 
 #[test]

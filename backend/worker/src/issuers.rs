@@ -279,6 +279,7 @@ mod tests {
             quota: 0,
             addresses: Addresses::Anywhere,
             output: Output::none(),
+            figures: crate::figures::Counts::private(),
             devices: 1,
             primaries: contexts.to_vec(),
         });

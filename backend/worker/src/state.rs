@@ -2,6 +2,7 @@
 
 use crate::capture::Captures;
 use crate::copies::PostedCopies;
+use crate::figures::{Counts, Word};
 use crate::gate::Gate;
 use crate::issuers::Issuers;
 use crate::link::Links;
@@ -71,6 +72,8 @@ pub struct Worker {
     pub output: Output,
     /// What was refused.
     pub counters: Counters,
+    /// Figures for the host's operator.
+    pub figures: Counts,
     /// Where device addresses may lie.
     pub addresses: Addresses,
     /// Number of devices.
@@ -98,6 +101,8 @@ pub struct Parts {
     pub addresses: Addresses,
     /// Where device text comes from.
     pub output: Output,
+    /// Figures for the host's operator.
+    pub figures: Counts,
     /// Number of devices.
     pub devices: i32,
     /// Primary context of each device, 0 where the driver did not say.
@@ -119,12 +124,13 @@ impl Worker {
             captures: Captures::default(),
             issuers: Issuers::default(),
             gate: Gate::default(),
-            quota: Quota::new(parts.quota),
+            quota: Quota::new(parts.quota, parts.figures.clone()),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),
             links: Links::default(),
             output: parts.output,
             counters: Counters::default(),
+            figures: parts.figures,
             addresses: parts.addresses,
             devices: parts.devices,
             primaries: parts.primaries,
@@ -166,8 +172,16 @@ impl Worker {
         {
             tracing::warn!("the client's context is lost: {result}");
             self.channel.set_sticky_error(result.0);
+            self.figures.set(Word::Sticky, result.0.into());
             self.channel.wake_client();
         }
+    }
+
+    /// Counts something that was refused.
+    #[cold]
+    pub fn refused(&self, counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.figures.add(Word::Refused, 1);
     }
 
     /// The sticky error, 0 while there is none.
@@ -192,7 +206,7 @@ impl Worker {
         if mapped {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -216,7 +230,7 @@ impl Worker {
         if whole {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -245,7 +259,7 @@ impl Worker {
         if address >= self.heap && self.channel.contains(address, len) {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -253,7 +267,7 @@ impl Worker {
     /// Says once per number that a call is not served.
     #[cold]
     pub fn unknown(&self, number: u16) -> CUresult {
-        self.counters.unknown.fetch_add(1, Ordering::Relaxed);
+        self.refused(&self.counters.unknown);
         let mut named = lock(&self.named);
         if named.len() < 1024 && named.insert(number) {
             match vgpu_protocol::number::info(number) {

@@ -13,6 +13,7 @@ mod backend;
 mod install;
 mod layout;
 mod run;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Uninstall(vgpu_install::UninstallOptions),
     /// Print the specification by which container engines hand the GPU on.
     Cdi(vgpu_install::CdiOptions),
+    /// On a host: show who uses the GPU, and how much.
+    Top(top::Options),
     /// A process of `vgpu agent`.
     #[command(name = vgpu_agent::MAPPER_COMMAND, hide = true)]
     AgentMapper(vgpu_agent::MapperOptions),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Install(options) => install::install(&options),
         Command::Uninstall(options) => install::uninstall(&options),
         Command::Cdi(options) => install::cdi(&options),
+        Command::Top(options) => top::top(&options),
         Command::AgentMapper(options) => Ok(vgpu_agent::serve::mapper(&options)),
         Command::AgentParser(options) => Ok(vgpu_agent::serve::parser(&options)),
     };
