@@ -8,13 +8,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use support::{PATIENCE, parts};
-use vgpu_e2e::backend::Backend;
+use support::{PATIENCE, eventually, parts};
+use vgpu_e2e::backend::{Backend, MARK};
 use vgpu_e2e::command::{self, Output};
+use vgpu_e2e::process::marked;
 
 /// A user without any right.
 const NOBODY: &str = "--userspec=65534:65534";
@@ -251,6 +252,23 @@ fn another_choice_takes_the_first_ones_place() {
     assert_same(&system, &before, "as before");
 }
 
+/// Runs `vgpu` and kills it after `time`, with the ldconfig that it may have started.
+fn interrupt(system: &System, arguments: &[&str], time: Duration) {
+    let mut command = Command::new(parts().vgpu);
+    command.args(arguments).arg("--root").arg(system.root());
+    let mark = system.root().to_str().expect("plain");
+    let mut child = command
+        .process_group(0)
+        .env(MARK, mark)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(time);
+    command::kill_group(&child);
+    child.wait().expect("it ends");
+    eventually(PATIENCE, "ldconfig ends", || marked(MARK, mark).is_empty());
+}
+
 #[test]
 fn whatever_interrupts_it_uninstall_undoes_it() {
     let system = System::new();
@@ -262,26 +280,19 @@ fn whatever_interrupts_it_uninstall_undoes_it() {
     system.vgpu_succeeds(&["uninstall"]);
     let mut unfinished = 0;
     for step in 0..24 {
-        let mut command = Command::new(parts().vgpu);
-        command
-            .args(["install", "--agent", "--cdi", "--root"])
-            .arg(system.root());
-        let mut child = command
-            .process_group(0)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("it starts");
-        std::thread::sleep(whole * step / 24);
-        // With the ldconfig that it may have started.
-        command::kill_group(&child);
-        child.wait().expect("it ends");
+        interrupt(&system, &["install", "--agent", "--cdi"], whole * step / 24);
         if system.path("var/lib/vgpu/install.json").exists() {
             let text = std::fs::read_to_string(system.path("var/lib/vgpu/install.json"));
             unfinished += u32::from(text.expect("readable").contains("unfinished"));
         }
-        if step % 3 == 2 {
+        match step % 3 {
             // What is there is taken over as well as taken away.
-            system.vgpu_succeeds(&["install"]);
+            1 => drop(system.vgpu_succeeds(&["install"])),
+            2 => {
+                system.vgpu_succeeds(&["install", "--agent"]);
+                interrupt(&system, &["uninstall"], whole * step / 48);
+            }
+            _ => {}
         }
         system.vgpu_succeeds(&["uninstall"]);
         system.ldconfig();

@@ -108,8 +108,14 @@ pub fn plan(
         old,
         plan: Plan::default(),
     };
-    // First the manifest's own folder.
-    builder.parents(Path::new(manifest::PATH));
+    // First the manifest's own folder, which is ours even if it is there: an installation that was ended before its
+    // manifest was written may have left it.
+    let own = Path::new(manifest::PATH);
+    builder.parents(own);
+    if let Some(folder) = own.parent() {
+        let path = folder.to_owned();
+        builder.push(Entry::Folder { path }, Make::Folder);
+    }
     builder.files(options, source, &places, &names)?;
     if !options.beside {
         builder.loader(&places)?;
@@ -153,9 +159,8 @@ fn refuse_driver(tree: &Tree, places: &Places, names: &[String]) -> Result<()> {
     let known: Vec<PathBuf> = names
         .iter()
         .flat_map(|name| loader::known(tree, name))
-        .filter(|path| !tree.target(path).starts_with(&ours))
         .collect();
-    let Some(found) = system::foreign_driver(tree, names, &known) else {
+    let Some(found) = system::foreign_driver(tree, names, &known, &ours) else {
         return Ok(());
     };
     let package = system::package(tree, &found)

@@ -60,17 +60,21 @@ pub fn check_c_library(tree: &Tree) -> Result<()> {
 }
 
 /// The first library of somebody else's that programs may take for their driver, among the places where a driver lies and
-/// `known`, what the loader knows.
+/// `known`, what the loader knows. What lies or leads below `ours` is not somebody else's.
 #[must_use]
-pub fn foreign_driver(tree: &Tree, names: &[String], known: &[PathBuf]) -> Option<PathBuf> {
+pub fn foreign_driver(
+    tree: &Tree,
+    names: &[String],
+    known: &[PathBuf],
+    ours: &Path,
+) -> Option<PathBuf> {
     let placed = DRIVER_FOLDERS
         .iter()
         .flat_map(|folder| names.iter().map(move |name| Path::new(folder).join(name)));
-    known
-        .iter()
-        .cloned()
-        .chain(placed)
-        .find(|path| shim::owner(&tree.target(path)) == Owner::Other)
+    known.iter().cloned().chain(placed).find(|path| {
+        let target = tree.target(path);
+        !target.starts_with(ours) && shim::owner(&target) == Owner::Other
+    })
 }
 
 /// The Debian package that a file belongs to.
@@ -137,10 +141,11 @@ mod tests {
             ("var/lib/dpkg/info/libcuda1:amd64.list", list.as_bytes()),
         ]);
         let names = ["libcuda.so.1".to_owned()];
-        let found = foreign_driver(&tree, &names, &[]).unwrap();
+        let found = foreign_driver(&tree, &names, &[], Path::new("/none")).unwrap();
         assert_eq!(found, Path::new("/").join(place));
+        assert_eq!(foreign_driver(&tree, &names, &[], tree.root()), None);
         assert_eq!(package(&tree, &found).as_deref(), Some("libcuda1:amd64"));
         let (_folder, tree) = tree_with(&[(place, b"no library")]);
-        assert_eq!(foreign_driver(&tree, &names, &[]), None);
+        assert_eq!(foreign_driver(&tree, &names, &[], Path::new("/none")), None);
     }
 }
