@@ -12,7 +12,7 @@
 //! | [`change`] | making and undoing one thing |
 //! | [`loader`] | `ldconfig` |
 //! | [`service`] | the units, and the running service manager |
-//! | [`cdi`] | the specification for container engines |
+//! | [`mod@cdi`] | the specification for container engines |
 //!
 //! # How it stays undoable
 //!
