@@ -1,5 +1,6 @@
 //! A backend of the test's own: a daemon with the software device (or another) on a socket in a temporary folder.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub const MARK: &str = "VGPU_E2E_MARK";
 pub struct Backend {
     child: Child,
     parts: Parts,
+    arguments: Vec<OsString>,
     folder: tempfile::TempDir,
     mark: String,
 }
@@ -34,22 +36,27 @@ impl Backend {
     /// # Errors
     /// When it cannot be started, ends at once, or does not listen within 30 s; the message holds its last words.
     pub fn start(parts: &Parts, device: &str) -> anyhow::Result<Self> {
-        Self::start_with(parts, device, 1)
+        Self::start_with(parts, device, Vec::new())
     }
 
-    /// As [`Backend::start`]; where that is the software device, `devices` of them.
+    /// As [`Backend::start`], with more arguments for the daemon.
     ///
     /// # Errors
-    /// As [`Backend::start`].
-    pub fn start_with(parts: &Parts, device: &str, devices: u32) -> anyhow::Result<Self> {
+    /// As there.
+    pub fn start_with(
+        parts: &Parts,
+        device: &str,
+        arguments: Vec<OsString>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("vgpu-e2e-").tempdir()?;
         let mark = folder.path().display().to_string();
         let log = folder.path().join("daemon.log");
         let socket = folder.path().join("vgpu.sock");
-        let child = Self::spawn(parts, (device, devices), &socket, &log, &mark)?;
+        let child = Self::spawn(parts, device, &arguments, &socket, &log, &mark)?;
         let mut backend = Self {
             child,
             parts: parts.clone(),
+            arguments,
             folder,
             mark,
         };
@@ -59,7 +66,8 @@ impl Backend {
 
     fn spawn(
         parts: &Parts,
-        (device, devices): (&str, u32),
+        device: &str,
+        arguments: &[OsString],
         socket: &Path,
         log: &Path,
         mark: &str,
@@ -70,7 +78,7 @@ impl Backend {
             .arg("--listen")
             .arg(socket)
             .args(["--device", device])
-            .args(["--software-devices", &devices.to_string()])
+            .args(arguments)
             .env(MARK, mark)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -105,7 +113,8 @@ impl Backend {
         let _ = std::fs::remove_file(self.socket());
         self.child = Self::spawn(
             &self.parts,
-            (device, 1),
+            device,
+            &self.arguments,
             &self.socket(),
             &self.log_file(),
             &self.mark,

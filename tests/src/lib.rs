@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod command;
+pub mod elf;
 pub mod guest;
 pub mod machine;
 pub mod parts;

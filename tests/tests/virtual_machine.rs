@@ -5,11 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
+use vgpu_e2e::parts::Parts;
 use vgpu_e2e::process::is_alive;
 
 const FUNCTIONS: &str = include_str!("../src/machine.sh");
@@ -108,6 +111,81 @@ fn programs_run_without_privilege_module_or_device_file() -> anyhow::Result<()> 
     ensure!(modules.is_empty(), "{modules}");
     verified(&machine.ask("finish a")?)?;
     verified(&machine.ask("finish b")?)
+}
+
+/// After `vgpu install`, what an init or a service manager starts finds the GPU: another user, and no variable at all.
+#[test]
+fn after_install_a_service_without_any_variable_finds_the_gpu() -> anyhow::Result<()> {
+    let parts = Parts::locate()?;
+    let file = |path: PathBuf, name: &str| (path, name.to_owned());
+    let files = [
+        file(
+            PathBuf::from(env!("CARGO_BIN_EXE_e2e-client")),
+            "/bin/e2e-client",
+        ),
+        file(parts.vgpu, "/opt/dist/bin/vgpu"),
+        file(
+            parts.library_folder.join("libcuda.so.1"),
+            "/opt/dist/lib/libcuda.so.1",
+        ),
+        file(PathBuf::from("/sbin/ldconfig"), "/sbin/ldconfig"),
+    ];
+    let mut machine = Machine::boot(FUNCTIONS, &files, options())?;
+    let init = "env -i /bin/su user -c 'exec /bin/env -i /bin/e2e-client init' 2>&1 || true";
+    let said = machine.ask(init)?;
+    ensure!(
+        said.contains("dlopen failed"),
+        "there is none before: {said}"
+    );
+    let said = machine.ask("/opt/dist/bin/vgpu install")?;
+    // The device is seen, so the agent is wanted, and this guest has no systemd.
+    ensure!(said.contains("/usr/local/bin/vgpu agent"), "{said}");
+    ensure!(
+        machine.ask(init)?.trim() == "init 0",
+        "{}",
+        machine.host.log()
+    );
+    machine.ask("/usr/local/bin/vgpu uninstall")?;
+    let said = machine.ask(init)?;
+    ensure!(said.contains("dlopen failed"), "it is gone: {said}");
+    machine
+        .ask("! ls -d /usr /var | grep . && ! ls /etc | grep ld.so")
+        .map(drop)
+}
+
+/// `vgpu top` on the host shows the channel of a guest's program; in the guest it says where the figures are.
+#[test]
+fn the_host_sees_a_guests_programs_and_the_guest_sees_nothing() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    begin(&mut machine, "a", "idle")?;
+    let output = Command::new(Parts::locate()?.vgpu)
+        .args(["top", "--json"])
+        .output()?;
+    let documents: Value = serde_json::from_slice(&output.stdout)?;
+    let worker = machine.host.workers();
+    let mut clients = documents
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|document| document["clients"].as_array().into_iter().flatten());
+    let ours = clients.find(|client| {
+        let pid = client["worker"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok());
+        pid.is_some_and(|pid| worker.contains(&pid))
+    });
+    ensure!(
+        ours.is_some_and(|client| client["channel"].is_u64()
+            && client["program"].is_null()
+            && client["launches"] == 40),
+        "{documents}"
+    );
+    let said = machine.ask("vgpu top --once 2>&1 || true")?;
+    ensure!(
+        said.contains("on the host of this virtual machine"),
+        "{said}"
+    );
+    verified(&machine.ask("finish a")?)
 }
 
 #[test]

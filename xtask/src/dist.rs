@@ -1,13 +1,15 @@
-//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` and its link `libcuda.so`, and the
-//! daemon's descriptor for programs that start vhost-user daemons.
+//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, the shims (`lib/libcuda.so.1` and its link
+//! `libcuda.so`), and the daemon's descriptor for programs that start vhost-user daemons. What runs in guests needs an older
+//! C library than the daemon does.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use vgpu_e2e::elf::{GUEST_GLIBC, HOST_GLIBC, dynamic};
 
 use crate::shell::{cargo, copy, create_folder, run, run_quietly, say, symlink};
-use crate::{elf, places, programs};
+use crate::{elf, places, portable, programs};
 
 /// The most that `dist/` may weigh without test programs.
 const LIMIT_BYTES: u64 = 40 << 20;
@@ -21,29 +23,54 @@ pub fn release_folder() -> PathBuf {
 
 /// Builds the release binaries and lays them out; returns the folder.
 pub fn dist() -> anyhow::Result<PathBuf> {
+    lay_out(GUEST_GLIBC)
+}
+
+/// As [`dist`], but without any download: returns the newest C library that the guest's part may need, which is the
+/// host's when the tools for older ones are not here.
+pub fn dist_offline() -> anyhow::Result<(PathBuf, (u32, u32))> {
+    let limit = if portable::is_fetched() {
+        GUEST_GLIBC
+    } else {
+        HOST_GLIBC
+    };
+    Ok((lay_out(limit)?, limit))
+}
+
+fn lay_out(guest_glibc: (u32, u32)) -> anyhow::Result<PathBuf> {
     say("building the release binaries");
-    run(cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "vgpu",
-        "-p",
-        "vgpu-cuda",
-        "-p",
-        "vhost-user-vgpu",
-    ]))?;
+    let shims = portable::shims()?;
+    let mut guest: Vec<&str> = shims.iter().map(|shim| shim.package.as_str()).collect();
+    guest.push("vgpu");
+    run(cargo().args(["build", "--release", "-p", "vhost-user-vgpu"]))?;
+    let built = if guest_glibc == GUEST_GLIBC {
+        portable::build(&guest)?
+    } else {
+        let mut command = cargo();
+        command.args(["build", "--release"]);
+        for package in &guest {
+            command.args(["-p", package]);
+        }
+        run(&mut command)?;
+        release_folder()
+    };
     let dist = places::dist();
-    let release = release_folder();
     create_folder(&dist.join("bin"))?;
     create_folder(&dist.join("lib"))?;
-    for (from, to) in [
-        ("vgpu", "bin/vgpu"),
-        ("vhost-user-vgpu", "bin/vhost-user-vgpu"),
-        ("libcuda.so", "lib/libcuda.so.1"),
-    ] {
-        install(&release.join(from), &dist.join(to))?;
+    install(
+        &release_folder().join("vhost-user-vgpu"),
+        &dist.join("bin/vhost-user-vgpu"),
+        HOST_GLIBC,
+    )?;
+    install(&built.join("vgpu"), &dist.join("bin/vgpu"), guest_glibc)?;
+    for shim in &shims {
+        let from = built.join(&shim.file);
+        let name = dynamic(&from)?
+            .soname
+            .with_context(|| format!("{} has no SONAME", from.display()))?;
+        install(&from, &dist.join("lib").join(&name), guest_glibc)?;
+        symlink(&name, &dist.join("lib").join(name.trim_end_matches(".1")))?;
     }
-    symlink("libcuda.so.1", &dist.join("lib/libcuda.so"))?;
     let descriptor = "share/qemu/vhost-user/50-vgpu.json";
     create_folder(&dist.join("share/qemu/vhost-user"))?;
     let from = places::root().join("backend/daemon").join(descriptor);
@@ -86,14 +113,35 @@ pub fn lay_out_programs(built: &programs::Built, folder: &Path) -> anyhow::Resul
     Ok(())
 }
 
-/// Strips a binary into its place, after checking which libc it needs.
-pub fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Strips a binary into its place, after checking that it needs no newer libc than `glibc`.
+pub fn install(from: &Path, to: &Path, glibc: (u32, u32)) -> anyhow::Result<()> {
     // A running daemon or a loaded library must keep its old file: write beside it, then rename.
     let new = to.with_extension("new");
     copy(from, &new)?;
     run_quietly(Command::new("strip").arg("--strip-unneeded").arg(&new))?;
-    elf::check_glibc(&new)?;
+    elf::check_glibc(&new, glibc)?;
     std::fs::rename(&new, to).with_context(|| format!("cannot install {}", to.display()))
+}
+
+/// Installs the end-to-end test `test`, which needs `features`, as `to`: for a machine that has no cargo.
+pub fn install_test(test: &str, features: &str, to: &Path) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let built = folder.path().join(test);
+    // Only cargo knows where it puts a test; instead of running it, it copies it here.
+    run(cargo()
+        .args([
+            "test",
+            "--release",
+            "-p",
+            "vgpu-e2e",
+            "--features",
+            features,
+        ])
+        .args(["--test", test])
+        .args(["--config", r#"target."cfg(all())".runner="cp""#])
+        .arg("--")
+        .arg(&built))?;
+    install(&built, to, HOST_GLIBC)
 }
 
 /// The `bytes` that `folder` weighs, in MiB; an error when they are more than `limit`.

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
+use vgpu_e2e::elf::HOST_GLIBC;
 use vgpu_e2e::program::Program;
 
-use crate::shell::{cargo, copy, create_folder, display, fresh_folder, run, say};
+use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
 use crate::{dist, places, programs};
 
 /// What may travel to such a machine, together with the rest of the checkout.
@@ -41,6 +42,7 @@ pub fn gpu() -> anyhow::Result<()> {
     dist::install(
         &dist::release_folder().join("vgpu-bench"),
         &folder.join("bin/vgpu-bench"),
+        HOST_GLIBC,
     )?;
     dist::lay_out_programs(&built, &folder.join("programs"))?;
     std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;
@@ -68,27 +70,12 @@ pub fn gpu() -> anyhow::Result<()> {
 /// The test of sudden deaths and the client that it starts.
 fn tests(folder: &Path) -> anyhow::Result<()> {
     create_folder(folder)?;
-    let mut build = cargo();
-    build
-        .args(["test", "--release", "-p", "vgpu-e2e", "--features", "built"])
-        .args(["--test", "sudden_death", "--no-run"])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(std::process::Stdio::inherit());
-    say(&display(&build));
-    let output = build.output().context("cannot start cargo")?;
-    anyhow::ensure!(output.status.success(), "the tests cannot be built");
-    for message in cargo_metadata::Message::parse_stream(output.stdout.as_slice()) {
-        let cargo_metadata::Message::CompilerArtifact(artifact) = message? else {
-            continue;
-        };
-        let name = artifact.target.name;
-        if let Some(program) = artifact.executable
-            && ["sudden_death", "e2e-client"].contains(&name.as_str())
-        {
-            dist::install(program.as_std_path(), &folder.join(name))?;
-        }
-    }
-    Ok(())
+    dist::install_test("sudden_death", "built", &folder.join("sudden_death"))?;
+    dist::install(
+        &dist::release_folder().join("e2e-client"),
+        &folder.join("e2e-client"),
+        HOST_GLIBC,
+    )
 }
 
 /// One line per execution: file, program, environment, arguments; a lone `-` stands for nothing.

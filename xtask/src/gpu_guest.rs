@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::Context;
+use vgpu_e2e::elf::HOST_GLIBC;
 
 use crate::shell::{cargo, copy, fresh_folder, run, run_quietly, say};
 use crate::{dist, gpu_life, guest, machine, places, programs, qemu};
@@ -30,7 +31,11 @@ pub fn bundle() -> anyhow::Result<()> {
     let content = folder.join("content");
     qemu::bundle(&qemu.binary, &device, &content)?;
     let bench = folder.join("vgpu-bench");
-    dist::install(&dist::release_folder().join("vgpu-bench"), &bench)?;
+    dist::install(
+        &dist::release_folder().join("vgpu-bench"),
+        &bench,
+        HOST_GLIBC,
+    )?;
     let more = [(bench.clone(), "/bin/vgpu-bench".to_owned())];
     let (image, names) = machine::image(&parts, &dist, &built, INSIDE, &more)?;
     std::fs::remove_file(bench)?;

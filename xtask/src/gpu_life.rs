@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::dist;
-use crate::shell::{cargo, copy, create_folder, run, symlink};
+use crate::shell::{copy, create_folder, symlink};
+use vgpu_e2e::elf::HOST_GLIBC;
 
 const SCRIPT: &str = include_str!("gpu-life.sh");
 /// What the tests put into their guests.
@@ -22,19 +23,10 @@ pub fn add(dist: &Path, content: &Path, folder: &Path) -> anyhow::Result<()> {
     for part in ["dist/bin", "dist/lib", "programs"] {
         create_folder(&life.join(part))?;
     }
-    let built = tempfile::tempdir()?;
-    let test = built.path().join("virtual_machine");
-    // Only cargo knows where it puts a test; instead of running it, it copies it here.
-    run(cargo()
-        .args(["test", "--release", "-p", "vgpu-e2e", "--features", "guest"])
-        .args(["--test", "virtual_machine"])
-        .args(["--config", r#"target."cfg(all())".runner="cp""#])
-        .arg("--")
-        .arg(&test))?;
-    dist::install(&test, &life.join("virtual_machine"))?;
+    dist::install_test("virtual_machine", "guest", &life.join("virtual_machine"))?;
     for name in PROGRAMS {
         let to = life.join("programs").join(name);
-        dist::install(&dist::release_folder().join(name), &to)?;
+        dist::install(&dist::release_folder().join(name), &to, HOST_GLIBC)?;
     }
     for part in ["bin/vgpu", "lib/libcuda.so.1"] {
         copy(&dist.join(part), &life.join("dist").join(part))?;

@@ -10,7 +10,7 @@
 //! | `guest` | the tests that boot a virtual machine |
 //! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
 //!
-//! A Rust toolchain is all that is presupposed: the CUDA compiler comes from PyPI, python3-venv, g++ and QEMU from the
+//! A Rust toolchain is all that is presupposed: the CUDA compiler and zig (for guests with an older C library) come from PyPI, python3-venv, g++ and QEMU from the
 //! system's packages where they are missing. Each download says what it is.
 
 mod apt;
@@ -25,6 +25,7 @@ mod gpu_life;
 mod guest;
 mod machine;
 mod places;
+mod portable;
 mod programs;
 mod qemu;
 mod shell;

@@ -10,6 +10,7 @@ use anyhow::bail;
 use clap::Args;
 use vgpu_e2e::backend::Backend;
 use vgpu_e2e::command;
+use vgpu_e2e::elf::{GLIBC, GUEST_GLIBC};
 use vgpu_e2e::parts::{DIST, Parts};
 use vgpu_e2e::program::Run;
 use vgpu_e2e::verdict::{Verdict, judge};
@@ -49,9 +50,16 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         stress(&mut summary)?;
         fuzz_replay(&mut summary)?;
     }
-    let dist = dist::dist()?;
+    let (dist, glibc) = if options.offline {
+        dist::dist_offline()?
+    } else {
+        (dist::dist()?, GUEST_GLIBC)
+    };
     if options.program.is_none() {
-        end_to_end(&mut summary, &dist)?;
+        end_to_end(&mut summary, &dist, glibc)?;
+    }
+    if glibc != GUEST_GLIBC {
+        summary.remark("the guest's part for older C libraries: not built, left out by --offline");
     }
     if options.offline {
         summary.remark("CUDA programs, virtual machines and tinygrad: left out by --offline");
@@ -148,7 +156,7 @@ fn fuzz_replay(summary: &mut Summary) -> anyhow::Result<()> {
 }
 
 /// Sudden deaths, idle cost, missing backends: the tests of `vgpu-e2e` itself.
-fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
+fn end_to_end(summary: &mut Summary, dist: &Path, glibc: (u32, u32)) -> anyhow::Result<()> {
     cargo_test(
         summary,
         "end to end",
@@ -162,7 +170,8 @@ fn end_to_end(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
                 "built",
                 "--no-fail-fast",
             ])
-            .env(DIST, dist),
+            .env(DIST, dist)
+            .env(GLIBC, format!("{}.{}", glibc.0, glibc.1)),
     )
 }
 
@@ -235,7 +244,10 @@ fn cuda_programs(
             Entry::Vacant(place) => place.insert(Backend::start_with(
                 &Parts::in_dist(dist)?,
                 &options.device,
-                program.devices,
+                vec![
+                    "--software-devices".into(),
+                    program.devices.to_string().into(),
+                ],
             )?),
         };
         let expected = program.expected_output()?;

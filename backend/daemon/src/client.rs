@@ -9,6 +9,7 @@
 //! | ending | the worker's death | |
 
 use crate::process::Worker;
+use crate::status::registry::{Entry, Origin, Registry};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,6 +89,8 @@ pub struct Terms {
     pub spin: Arc<PermitPage>,
     /// How much workers log.
     pub level: crate::options::LogLevel,
+    /// Where clients are entered for the operator.
+    pub registry: Registry,
 }
 
 /// A client.
@@ -97,6 +100,10 @@ pub struct Client {
     pub user: u32,
     /// One too many: it is told so once it said hello.
     pub surplus: bool,
+    /// Its name, for the operator.
+    program: String,
+    /// Its row there.
+    entry: Option<Entry>,
     socket: Option<Socket>,
     stage: Stage,
     /// Its worker.
@@ -109,10 +116,12 @@ pub struct Client {
 
 impl Client {
     /// A connection that has not said anything yet.
-    pub fn new(socket: Socket, user: u32, surplus: bool) -> Client {
+    pub fn new(socket: Socket, user: u32, program: String, surplus: bool) -> Client {
         Client {
             user,
             surplus,
+            program,
+            entry: None,
             socket: Some(socket),
             stage: Stage::Greeting {
                 deadline: Instant::now() + HELLO,
@@ -248,20 +257,34 @@ impl Client {
             listen: terms.listen,
             hello,
         };
-        let fds = [
-            doorbell.as_fd(),
-            wake.as_fd(),
-            terms.spin.as_fd(),
-            control.as_fd(),
-            heap.as_fd(),
-        ];
+        let origin = Origin::Process {
+            user: self.user,
+            program: self.program.clone(),
+        };
         let cache = terms.cache.as_ref();
         let cache = cache.map(|base| base.join(format!("user-{}", self.user)));
-        let started = Worker::start(&hello, cache.as_deref(), terms.level, seat)
+        let started = terms
+            .registry
+            .prepare(origin)
+            .and_then(|page| {
+                Ok((
+                    Worker::start(&hello, cache.as_deref(), terms.level, seat)?,
+                    page,
+                ))
+            })
             .map_err(LinkError::System)
-            .and_then(|worker| {
+            .and_then(|(worker, page)| {
+                let fds = [
+                    doorbell.as_fd(),
+                    wake.as_fd(),
+                    terms.spin.as_fd(),
+                    page.as_fd(),
+                    control.as_fd(),
+                    heap.as_fd(),
+                ];
                 // A fresh socket has room for one message.
                 let sent = worker.socket.send(setup.as_bytes(), &fds);
+                self.entry = Some(page.serve(worker.id()));
                 self.worker = Some(worker);
                 sent
             });
@@ -452,6 +475,7 @@ impl Client {
             _ => tracing::warn!("worker {} ended by itself: {status}", worker.id()),
         }
         self.worker = None;
+        self.entry = None;
         if matches!(self.stage, Stage::Starting { .. }) {
             self.refuse(LinkStatus::Internal);
         }

@@ -11,6 +11,7 @@
 //! | [`client`] | one client from its hello to its end |
 //! | [`machine`] | a virtual machine: its vhost-user device, and the channels of the processes in it |
 //! | [`server`] | the event loop |
+//! | [`status`] | figures for `vgpu top` and Prometheus |
 
 #![deny(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -23,6 +24,7 @@ mod options;
 mod probe;
 mod process;
 mod server;
+mod status;
 
 use clap::Parser;
 use options::{Command, Options};

@@ -63,6 +63,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS")]
     pub idle_exit: Option<u64>,
 
+    /// Where Prometheus may read figures about clients: an address and port such as 127.0.0.1:9400, or the path of a
+    /// socket [default: nowhere]. Whoever can connect can read them.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+
     /// How much to log to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,

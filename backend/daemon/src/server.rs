@@ -4,6 +4,8 @@ use crate::client::{Client, Next, Terms};
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::probe;
+use crate::status;
+use crate::status::registry::{Registry, program_name};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::BTreeMap;
@@ -107,7 +109,19 @@ pub fn run(options: &Options) -> Result<()> {
         spin: PermitPage::create(PermitPage::for_cpus(usable_cpus()))
             .context("no page for permits to spin")?,
         level: options.log_level,
+        registry: Registry::default(),
     };
+    let daemon = status::document::Daemon {
+        pid: std::process::id(),
+        device: if device == DEVICE_CUDA {
+            "cuda"
+        } else {
+            "software"
+        },
+        max_clients: options.max_clients,
+    };
+    let _status =
+        status::server::start(daemon, terms.registry.clone(), options.metrics.as_deref())?;
     let machine = Machine::start(options, &terms)?;
     let mut server = Server {
         listener,
@@ -384,6 +398,7 @@ impl Server {
             return;
         }
         let user = peer.uid.as_raw();
+        let program = program_name(peer.pid.as_raw_nonzero().get());
         let count = |test: fn(&Client, u32) -> bool| {
             self.clients
                 .values()
@@ -402,7 +417,7 @@ impl Server {
         }
         self.next += 1;
         self.clients
-            .insert(self.next, Client::new(socket, user, surplus));
+            .insert(self.next, Client::new(socket, user, program, surplus));
     }
 
     fn expire(&mut self) {

@@ -4,7 +4,6 @@ use crate::live::{Entry, Found, Handle, HandleCache, Kind};
 use crate::state::Worker;
 use crate::{dispatch, timeline};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use vgpu_channel::reply::PAYLOAD_BYTES;
 use vgpu_channel::ring::RecordHeader;
 use vgpu_driver::Driver;
@@ -193,6 +192,10 @@ pub fn execute(worker: &Arc<Worker>, thread: &mut Executor, request: Request, pa
             outcome = flushed;
         }
     }
+    // Before the answer: who has it must find itself counted.
+    worker
+        .figures
+        .executed(request.header.call, payload, outcome);
     call.answer(outcome);
 }
 
@@ -272,10 +275,7 @@ impl<'a> Call<'a> {
     }
 
     fn count_malformed(&self) {
-        self.worker
-            .counters
-            .malformed
-            .fetch_add(1, Ordering::Relaxed);
+        self.worker.refused(&self.worker.counters.malformed);
     }
 
     // --- reading ---
@@ -356,7 +356,7 @@ impl<'a> Call<'a> {
 
     #[cold]
     fn dead(&self, code: CUresult) -> CUresult {
-        self.worker.counters.handles.fetch_add(1, Ordering::Relaxed);
+        self.worker.refused(&self.worker.counters.handles);
         code
     }
 
@@ -590,7 +590,7 @@ mod tests {
     use super::*;
     use crate::output::Output;
     use crate::state::{Addresses, Parts};
-    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
     use vgpu_channel::server::Config;
@@ -694,6 +694,7 @@ mod tests {
             quota: 0,
             addresses: Addresses::Anywhere,
             output: Output::none(),
+            figures: crate::figures::Counts::private(),
             devices: 1,
             primaries: vec![0x1000],
             archs: Vec::new(),

@@ -148,6 +148,7 @@ fn bench() -> Option<&'static Bench> {
             quota: 1 << 30,
             addresses: Addresses::Window,
             output: Output::none(),
+            figures: crate::figures::Counts::private(),
             devices: 1,
             primaries: vec![0x1000],
             archs: vec![90],

@@ -282,6 +282,7 @@ mod tests {
             quota: 0,
             addresses: Addresses::Anywhere,
             output: Output::none(),
+            figures: crate::figures::Counts::private(),
             devices: 1,
             primaries: contexts.to_vec(),
             archs: Vec::new(),

@@ -29,6 +29,7 @@ pub mod control;
 pub mod copies;
 pub mod device;
 pub mod dispatch;
+pub mod figures;
 pub mod fuzz;
 pub mod gate;
 pub mod graphs;

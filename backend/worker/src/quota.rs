@@ -3,6 +3,7 @@
 //! Sizes are charged before the driver is asked and given back if it refuses, so that two threads
 //! together cannot exceed the limit. A refusal looks like CUDA's own: `OUT_OF_MEMORY`.
 
+use crate::figures::{Counts, Word};
 use crate::live::{FastMap, lock};
 use std::sync::Mutex;
 use vgpu_protocol::cuda::CUresult;
@@ -18,13 +19,16 @@ struct Held {
 #[derive(Debug)]
 pub struct Quota {
     limit: u64,
+    figures: Counts,
     held: Mutex<Held>,
 }
 
 impl Quota {
-    /// At most `limit` bytes; 0 means no limit but the device's own.
-    pub fn new(limit: u64) -> Self {
+    /// At most `limit` bytes; 0 means no limit but the device's own. What is held is shown in `figures`.
+    pub fn new(limit: u64, figures: Counts) -> Self {
+        figures.set(Word::MemoryLimit, limit);
         Self {
+            figures,
             limit: if limit == 0 { u64::MAX } else { limit },
             held: Mutex::new(Held::default()),
         }
@@ -39,6 +43,7 @@ impl Quota {
         match held.used.checked_add(bytes) {
             Some(used) if used <= self.limit => {
                 held.used = used;
+                self.show(&held);
                 Ok(())
             }
             _ => Err(CUresult::OUT_OF_MEMORY),
@@ -49,6 +54,7 @@ impl Quota {
     pub fn give_back(&self, bytes: u64) {
         let mut held = lock(&self.held);
         held.used = held.used.saturating_sub(bytes);
+        self.show(&held);
     }
 
     /// Remembers that a charge belongs to the allocation `key` of context `ctx`.
@@ -66,6 +72,7 @@ impl Quota {
             !dies
         });
         held.used = held.used.saturating_sub(freed);
+        self.show(&held);
     }
 
     /// Forgets an allocation and gives its charge back; its size, if it was known.
@@ -73,7 +80,12 @@ impl Quota {
         let mut held = lock(&self.held);
         let (bytes, _) = held.sizes.remove(&key)?;
         held.used = held.used.saturating_sub(bytes);
+        self.show(&held);
         Some(bytes)
+    }
+
+    fn show(&self, held: &Held) {
+        self.figures.set(Word::MemoryUsed, held.used);
     }
 
     /// A device's total memory as the client sees it.
@@ -93,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_context_takes_its_charges_with_it() {
-        let quota = Quota::new(100);
+        let quota = Quota::new(100, Counts::private());
         for (key, ctx) in [(1, 5), (2, 6)] {
             quota.charge(50).expect("within the limit");
             quota.keep(key, 50, ctx);
@@ -107,7 +119,7 @@ mod tests {
 
     #[test]
     fn charges_up_to_the_limit_and_gives_back() {
-        let quota = Quota::new(100);
+        let quota = Quota::new(100, Counts::private());
         assert_eq!(quota.charge(60), Ok(()));
         quota.keep(7, 60, 1);
         assert_eq!(quota.charge(41), Err(CUresult::OUT_OF_MEMORY));
@@ -120,7 +132,7 @@ mod tests {
 
     #[test]
     fn no_limit_still_refuses_overflow() {
-        let quota = Quota::new(0);
+        let quota = Quota::new(0, Counts::private());
         assert_eq!(quota.charge(u64::MAX), Ok(()));
         assert_eq!(quota.charge(1), Err(CUresult::OUT_OF_MEMORY));
     }

@@ -32,7 +32,7 @@ pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
 pub const MEMORY_PIECES: u32 = 1;
 /// Files that the pieces of one message can lie in.
-pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 5;
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 6;
 /// Pieces that one message can list.
 pub const MAX_PIECES: usize = 4096;
 /// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
@@ -44,9 +44,9 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 /// Longest path of a socket, terminator included.
 pub const PATH_BYTES: usize = 112;
 
-/// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), and either
-/// control segment and heap segment, or the list of pieces (those of the control segment first), a lock, and the files they
-/// lie in. The worker holds the lock as long as it
+/// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), the page for
+/// [figures](crate::figures), and either control segment and heap segment, or the list of pieces (those of the control
+/// segment first), a lock, and the files they lie in. The worker holds the lock as long as it
 /// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -103,14 +103,14 @@ pub enum SetupError {
 
 impl Setup {
     /// Receives the message and turns its descriptors into the parts of a channel, whose link is
-    /// the socket to the daemon, and into this process's permits to spin.
+    /// the socket to the daemon, into this process's permits to spin, and into the page for figures.
     ///
     /// # Errors
     /// [`SetupError`].
     pub fn receive(
         socket: Socket,
         timeout: Duration,
-    ) -> Result<(Setup, Parts<Memory>, Permits), SetupError> {
+    ) -> Result<(Setup, Parts<Memory>, Permits, OwnedFd), SetupError> {
         let (bytes, fds) = socket.receive_with_fds::<{ size_of::<Setup>() }>(timeout)?;
         let setup = Setup::read_from_bytes(&bytes).map_err(|_| SetupError::Malformed)?;
         if setup.magic != MAGIC {
@@ -121,6 +121,7 @@ impl Setup {
         let (doorbell, wake, page) = (next()?, next()?, next()?);
         let permits = Permits::open(page.as_fd(), setup.spin_permits, setup.spin_holder)
             .map_err(SetupError::Permits)?;
+        let figures = next()?;
         let (control, heap): (Memory, Memory) = match setup.memory {
             MEMORY_FILES => {
                 let control = SegmentFd::receive(next()?, setup.control_len)?;
@@ -156,7 +157,7 @@ impl Setup {
             wake: Event::from_fd(wake),
             layout: ControlLayout::new(setup.ring_slots),
         };
-        Ok((setup, parts, permits))
+        Ok((setup, parts, permits, figures))
     }
 
     /// The daemon's socket path, if there is one.

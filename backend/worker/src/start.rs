@@ -13,6 +13,7 @@
 //! 7. welcome the client, and only now read what it writes.
 
 use crate::call::Executor;
+use crate::figures::Counts;
 use crate::issuer::{Ended, Issuer};
 use crate::output::Output;
 use crate::quota::Quota;
@@ -78,12 +79,15 @@ pub fn run() -> ExitCode {
 fn start() -> Result<Ended, StartError> {
     shm::count_copies();
     let socket = isolate()?;
-    let (setup, parts, permits) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    let (setup, parts, permits, page) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    // The descriptor is closed here; the map stays.
+    let figures = Counts::map(page.as_fd())?;
+    drop(page);
     let daemon = Socket::from_fd(parts.socket.as_fd().try_clone_to_owned()?);
     let reservation = Reservation::for_server(setup.hello.window)
         .inspect_err(|_| vgpu_channel::link::listener::refuse(&daemon, LinkStatus::Window))?;
     let (channel, consumer) = Channel::open(parts, reservation)?;
-    let opened = prepare(&setup, &channel, permits).inspect_err(|error| {
+    let opened = prepare(&setup, &channel, permits, figures).inspect_err(|error| {
         channel.refuse(match error {
             StartError::Window(_) => LinkStatus::Window,
             StartError::Device(_) => LinkStatus::NoDevice,
@@ -142,7 +146,12 @@ fn die_with_daemon() -> std::io::Result<()> {
 }
 
 /// Loads and initialises the driver and leaves the snapshot in the channel.
-fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Parts, StartError> {
+fn prepare(
+    setup: &Setup,
+    channel: &Arc<Channel>,
+    permits: Permits,
+    figures: Counts,
+) -> Result<Parts, StartError> {
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
     let software = setup.device == DEVICE_SOFTWARE;
@@ -161,7 +170,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Pa
     if !software {
         refuse_heterogeneous_memory(&driver, devices)?;
     }
-    let quota = Quota::new(setup.quota);
+    let quota = Quota::new(setup.quota, Counts::private());
     let taken = snapshot::take(&driver, devices, software, &quota);
     channel.write_snapshot(&taken.bytes)?;
     let archs = if software {
@@ -181,6 +190,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>, permits: Permits) -> Result<Pa
         quota: setup.quota,
         addresses: Addresses::Window,
         output,
+        figures,
         devices: devices.min(snapshot::MAX_DEVICES),
         primaries: taken.primaries,
         archs,
@@ -279,6 +289,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         quota: 0,
         addresses: Addresses::Anywhere,
         output: Output::none(),
+        figures: Counts::private(),
         devices,
         primaries: Vec::new(),
         archs: Vec::new(),

@@ -2,6 +2,7 @@
 
 use crate::capture::Captures;
 use crate::copies::PostedCopies;
+use crate::figures::{Counts, Word};
 use crate::gate::Gate;
 use crate::issuers::Issuers;
 use crate::link::Links;
@@ -78,6 +79,8 @@ pub struct Worker {
     pub archs: Vec<u32>,
     /// What was refused.
     pub counters: Counters,
+    /// Figures for the host's operator.
+    pub figures: Counts,
     /// Where device addresses may lie.
     pub addresses: Addresses,
     /// Number of devices.
@@ -108,6 +111,8 @@ pub struct Parts {
     pub addresses: Addresses,
     /// Where device text comes from.
     pub output: Output,
+    /// Figures for the host's operator.
+    pub figures: Counts,
     /// Number of devices.
     pub devices: i32,
     /// Primary context of each device, 0 where the driver did not say.
@@ -145,7 +150,7 @@ impl Worker {
             captures: Captures::default(),
             issuers: Issuers::default(),
             gate: Gate::default(),
-            quota: Quota::new(parts.quota),
+            quota: Quota::new(parts.quota, parts.figures.clone()),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),
             links: Links::default(),
@@ -153,6 +158,7 @@ impl Worker {
             printing: Printing::default(),
             archs: parts.archs,
             counters: Counters::default(),
+            figures: parts.figures,
             addresses: parts.addresses,
             devices: parts.devices,
             primaries: parts.primaries,
@@ -196,8 +202,16 @@ impl Worker {
         {
             tracing::warn!("the client's context is lost: {result}");
             self.channel.set_sticky_error(result.0);
+            self.figures.set(Word::Sticky, result.0.into());
             self.channel.wake_client();
         }
+    }
+
+    /// Counts something that was refused.
+    #[cold]
+    pub fn refused(&self, counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.figures.add(Word::Refused, 1);
     }
 
     /// The sticky error, 0 while there is none.
@@ -222,7 +236,7 @@ impl Worker {
         if mapped {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -246,7 +260,7 @@ impl Worker {
         if whole {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -275,7 +289,7 @@ impl Worker {
         if address >= self.heap && self.channel.contains(address, len) {
             Ok(())
         } else {
-            self.counters.addresses.fetch_add(1, Ordering::Relaxed);
+            self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
     }
@@ -283,7 +297,7 @@ impl Worker {
     /// Says once per number that a call is not served.
     #[cold]
     pub fn unknown(&self, number: u16) -> CUresult {
-        self.counters.unknown.fetch_add(1, Ordering::Relaxed);
+        self.refused(&self.counters.unknown);
         let mut named = lock(&self.named);
         if named.len() < 1024 && named.insert(number) {
             match vgpu_protocol::number::info(number) {

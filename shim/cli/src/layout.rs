@@ -1,5 +1,5 @@
 //! Where the parts of the project lie relative to this command: in an installed tree
-//! (`bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1`) or in a build directory.
+//! (`bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` or, after `vgpu install`, `lib/vgpu/libcuda.so.1`) or in a build directory.
 
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::symlink;
@@ -30,14 +30,16 @@ impl Layout {
     fn beside(bin: &Path) -> Result<Self> {
         let backend = bin.join("vhost-user-vgpu");
         let installed = bin.join("../lib");
-        if installed.join("libcuda.so.1").exists() {
-            let library_dir = installed
-                .canonicalize()
-                .context("the library directory cannot be resolved")?;
-            return Ok(Self {
-                library_dir,
-                backend,
-            });
+        for folder in [installed.join("vgpu"), installed.clone()] {
+            if folder.join("libcuda.so.1").exists() {
+                let library_dir = folder
+                    .canonicalize()
+                    .context("the library directory cannot be resolved")?;
+                return Ok(Self {
+                    library_dir,
+                    backend,
+                });
+            }
         }
         let built = bin.join("libcuda.so");
         if !built.exists() {
@@ -80,6 +82,14 @@ mod tests {
         std::fs::write(lib.join("libcuda.so.1"), b"").expect("library");
         let found = Layout::beside(&bin).expect("found");
         assert_eq!(found.library_dir, lib.canonicalize().expect("exists"));
+        // A directory that other libraries share is not given to a program if there is one of our own.
+        std::fs::create_dir(lib.join("vgpu")).expect("lib/vgpu");
+        std::fs::write(lib.join("vgpu/libcuda.so.1"), b"").expect("library");
+        let found = Layout::beside(&bin).expect("found");
+        assert_eq!(
+            found.library_dir,
+            lib.canonicalize().expect("exists").join("vgpu")
+        );
     }
 
     #[test]

@@ -16,6 +16,11 @@
 
 #![allow(non_snake_case, reason = "functions bear CUDA's names")]
 
+#[cfg(not(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")))]
+compile_error!(
+    "vgpu runs on x86-64 Linux with glibc 2.28 or newer: NVIDIA's libraries, which it serves, exist for no musl, and it knows no other processor and no Windows yet"
+);
+
 pub mod exports;
 
 mod call;

@@ -4,6 +4,7 @@ use super::ring::Chain;
 use super::table::Files;
 use crate::client::Terms;
 use crate::process::Worker;
+use crate::status::registry::{Entry, Origin};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub struct Channel {
     /// Maps of all its segments in the worker.
     pub maps: usize,
     growth: Option<(Chain, u32)>,
+    /// Its row for the operator, while it has a worker.
+    entry: Option<Entry>,
     refused: Option<(Chain, LinkStatus)>,
     closing: Vec<Chain>,
     /// Whether the driver is done with it, or never had it.
@@ -154,17 +157,33 @@ impl Channel {
                 listen: [0; PATH_BYTES],
                 hello: open.hello,
             };
-            let spin = terms.spin.as_fd();
-            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), spin, list.as_fd(), lock];
+            let page = terms.registry.prepare(Origin::Channel(number))?;
+            let mut fds = vec![
+                doorbell.as_fd(),
+                wake.as_fd(),
+                terms.spin.as_fd(),
+                page.as_fd(),
+                list.as_fd(),
+                lock,
+            ];
             fds.extend(segments.files.descriptors());
             let worker = Worker::start(&open.hello, cache, terms.level, seat)?;
             // A fresh socket has room for one message.
             let sent = worker.socket.send(setup.as_bytes(), &fds);
             drop(fds);
-            Ok::<_, std::io::Error>((worker, sent, doorbell, wake, bytes_of(&all), all.len()))
+            let entry = page.serve(worker.id());
+            Ok::<_, std::io::Error>((
+                worker,
+                entry,
+                sent,
+                doorbell,
+                wake,
+                bytes_of(&all),
+                all.len(),
+            ))
         };
         match begin(segments) {
-            Ok((worker, sent, doorbell, wake, bytes, maps)) => {
+            Ok((worker, entry, sent, doorbell, wake, bytes, maps)) => {
                 let mut channel = Channel {
                     number,
                     worker: Some(worker),
@@ -178,6 +197,7 @@ impl Channel {
                     bytes,
                     maps,
                     growth: None,
+                    entry: Some(entry),
                     refused: None,
                     closing: Vec::new(),
                     forget: false,
@@ -393,6 +413,7 @@ impl Channel {
             _ => tracing::warn!("worker {} ended by itself: {status}", worker.id()),
         }
         self.worker = None;
+        self.entry = None;
         let mut answers = Vec::new();
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Starting { open, .. } => {

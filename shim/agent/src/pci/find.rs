@@ -10,6 +10,8 @@ use vgpu_channel::link::virtio::{DEVICE_ID, PCI_VENDOR};
 const BUS: &str = "/sys/bus/pci/devices";
 /// PCI device id of a modern virtio device less its virtio id.
 const MODERN: u16 = 0x1040;
+/// PCI device id that a vgpu device has unless its machine's configuration gives it another.
+pub const USUAL_ID: u16 = MODERN + DEVICE_ID;
 
 /// A virtio device that may be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ fn find_in(bus: &Path, wanted: Option<&str>) -> Result<Vec<Candidate>, FindError
         }
         candidates.extend(look(&entry.path(), address)?);
     }
-    candidates.sort_by_key(|found| (found.id != MODERN + DEVICE_ID, found.address.clone()));
+    candidates.sort_by_key(|found| (found.id != USUAL_ID, found.address.clone()));
     match (candidates.is_empty(), wanted) {
         (false, _) => Ok(candidates),
         (true, Some(wanted)) => Err(FindError::NotThere(wanted.to_owned())),
