@@ -2,18 +2,22 @@
 //!
 //! | stage | waits for | at most |
 //! |---|---|---|
-//! | greeting | the client's hello | 2 s |
+//! | greeting | the client's hello or question | 2 s |
+//! | asking | a look at the host's memory | 10 s |
 //! | preparing | memory, made on a thread of its own | |
 //! | starting | the worker's welcome | 30 s |
 //! | serving | requests, or either side's end | |
 //! | ending | the worker's death | |
 
+use crate::facts::{Board, Facts};
+use crate::peers::Peer;
 use crate::process::Worker;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vgpu_channel::link::listener::refuse;
+use vgpu_channel::link::listener::{hear, refuse};
 use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Welcome};
-use vgpu_channel::link::{Accepted, Event, LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::link::{Accepted, Answer, Event, First, LinkError, LinkStatus, Query, Socket};
 use vgpu_channel::segment::{SEGMENT_ALIGN, SEGMENT_MAX, SegmentFd};
 use vgpu_channel::server::Parts;
 use vgpu_worker::setup::{MAGIC, MEMORY_FILES, PATH_BYTES, Setup};
@@ -21,6 +25,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// How long a client may take for its hello.
 const HELLO: Duration = Duration::from_secs(2);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long a worker may take until it welcomes its client.
 const START: Duration = Duration::from_secs(30);
 /// Heap segments of one client, at most: each is a map in two processes.
@@ -38,6 +44,7 @@ struct Handout {
 #[derive(Debug)]
 enum Stage {
     Greeting { deadline: Instant },
+    Asking { deadline: Instant },
     Preparing,
     Starting { deadline: Instant, handout: Handout },
     Serving,
@@ -62,6 +69,8 @@ pub enum Next {
     Prepare(Box<Accepted>),
     /// Make a heap segment on a thread, then call [`Client::grown`].
     Grow(u64),
+    /// Call [`Client::answer_query`] with the answer.
+    Ask(Query),
     /// Forget the client.
     Forget,
 }
@@ -83,13 +92,17 @@ pub struct Terms {
     pub listen: [u8; PATH_BYTES],
     /// How much workers log.
     pub level: crate::options::LogLevel,
+    /// What may be asked without a channel.
+    pub facts: Arc<Facts>,
+    /// The last look at the host's memory.
+    pub board: Board,
 }
 
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    /// User at the other end.
-    pub user: u32,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// One too many: it is told so once it said hello.
     pub surplus: bool,
     socket: Option<Socket>,
@@ -103,9 +116,9 @@ pub struct Client {
 
 impl Client {
     /// A connection that has not said anything yet.
-    pub fn new(socket: Socket, user: u32, surplus: bool) -> Client {
+    pub fn new(socket: Socket, peer: Peer, surplus: bool) -> Client {
         Client {
-            user,
+            peer,
             surplus,
             socket: Some(socket),
             stage: Stage::Greeting {
@@ -136,7 +149,9 @@ impl Client {
     /// When something must have happened.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Greeting { deadline } | Stage::Starting { deadline, .. } => Some(*deadline),
+            Stage::Greeting { deadline }
+            | Stage::Asking { deadline }
+            | Stage::Starting { deadline, .. } => Some(*deadline),
             _ => None,
         }
     }
@@ -190,21 +205,38 @@ impl Client {
         let Some(socket) = self.socket.take() else {
             return self.end();
         };
-        match Listener::greet(socket) {
-            Ok(accepted) if self.surplus => {
-                refuse(&accepted.socket, LinkStatus::Busy);
+        match hear(&socket, HELLO) {
+            // It takes nothing, so it does not count.
+            Ok(First::Query(query)) => {
+                self.socket = Some(socket);
+                self.stage = Stage::Asking {
+                    deadline: Instant::now() + ANSWER,
+                };
+                Next::Ask(query)
+            }
+            Ok(First::Hello(_)) if self.surplus => {
+                refuse(&socket, LinkStatus::Busy);
                 self.end()
             }
-            Ok(accepted) => {
+            Ok(First::Hello(hello)) => {
                 self.stage = Stage::Preparing;
-                Next::Prepare(Box::new(accepted))
+                Next::Prepare(Box::new(Accepted { socket, hello }))
             }
             Err(LinkError::Closed) => self.end(),
             Err(error) => {
-                tracing::warn!("user {}: refused: {error}", self.user);
+                tracing::warn!("user {}: refused: {error}", self.peer.user);
                 self.end()
             }
         }
+    }
+
+    /// The answer to its question is there; that is all it wanted.
+    pub fn answer_query(&mut self, answer: &Answer) -> Next {
+        if let Some(socket) = &self.socket {
+            // One that is gone misses it.
+            let _ = socket.send(answer.as_bytes(), &[]);
+        }
+        self.end()
     }
 
     /// The channel's memory is made, or could not be.
@@ -237,17 +269,18 @@ impl Client {
             listen: terms.listen,
             hello,
         };
-        let fds = [
-            doorbell.as_fd(),
-            wake.as_fd(),
-            control.as_fd(),
-            heap.as_fd(),
-        ];
         let cache = terms.cache.as_ref();
-        let cache = cache.map(|base| base.join(format!("user-{}", self.user)));
+        let cache = cache.map(|base| base.join(format!("user-{}", self.peer.user)));
         let started = Worker::start(&hello, cache.as_deref(), terms.level)
             .map_err(LinkError::System)
             .and_then(|worker| {
+                let fds = [
+                    doorbell.as_fd(),
+                    wake.as_fd(),
+                    worker.meter(),
+                    control.as_fd(),
+                    heap.as_fd(),
+                ];
                 // A fresh socket has room for one message.
                 let sent = worker.socket.send(setup.as_bytes(), &fds);
                 self.worker = Some(worker);
@@ -297,7 +330,7 @@ impl Client {
             LinkStatus::from_word(welcome.status)
         });
         if status != LinkStatus::Ok {
-            tracing::warn!("user {}: the worker refused: {status}", self.user);
+            tracing::warn!("user {}: the worker refused: {status}", self.peer.user);
             self.refuse(status);
             return self.end();
         }
@@ -311,7 +344,7 @@ impl Client {
         if client.send(&bytes, &fds).is_err() {
             return self.end();
         }
-        tracing::info!("user {}: served by worker {}", self.user, worker.id());
+        tracing::info!("user {}: served by worker {}", self.peer.user, worker.id());
         self.stage = Stage::Serving;
         Next::Wait
     }
@@ -325,7 +358,7 @@ impl Client {
             Err(LinkError::TimedOut) => return Next::Wait,
             Err(error) => {
                 if !matches!(error, LinkError::Closed) {
-                    tracing::warn!("user {}: disconnected: {error}", self.user);
+                    tracing::warn!("user {}: disconnected: {error}", self.peer.user);
                 }
                 return self.end();
             }
@@ -333,7 +366,7 @@ impl Client {
         let request = match GrowRequest::read_from_bytes(&bytes) {
             Ok(request) if request.magic == GROW_MAGIC => request,
             _ => {
-                tracing::warn!("user {}: disconnected: malformed request", self.user);
+                tracing::warn!("user {}: disconnected: malformed request", self.peer.user);
                 return self.end();
             }
         };
@@ -409,12 +442,15 @@ impl Client {
             Ok((bytes, _)) => bytes,
             Err(LinkError::TimedOut | LinkError::Closed) => return Next::Wait,
             Err(error) => {
-                tracing::warn!("user {}: its worker misbehaves: {error}", self.user);
+                tracing::warn!("user {}: its worker misbehaves: {error}", self.peer.user);
                 return self.end();
             }
         };
         let Some(Growth::Mapping(request, segment)) = self.growth.take() else {
-            tracing::warn!("user {}: its worker answers without question", self.user);
+            tracing::warn!(
+                "user {}: its worker answers without question",
+                self.peer.user
+            );
             return self.end();
         };
         match GrowResponse::read_from_bytes(&bytes) {

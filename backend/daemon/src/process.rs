@@ -2,6 +2,7 @@
 
 use crate::log::Relay;
 use crate::options::LogLevel;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
@@ -68,6 +69,7 @@ pub struct Worker {
     pidfd: OwnedFd,
     /// The daemon's end of the link.
     pub socket: Socket,
+    meter: OwnedFd,
     log: ChildStderr,
     relay: Relay,
 }
@@ -104,16 +106,18 @@ impl Worker {
         let made = (|| {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
             let pidfd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+            let meter = memfd_create("vgpu-meter", MemfdFlags::CLOEXEC)?;
             let log = child.stderr.take().ok_or(Errno::BADF)?;
             rustix::io::ioctl_fionbio(&log, true)?;
-            Ok::<_, Errno>((pidfd, log))
+            Ok::<_, Errno>((pidfd, meter, log))
         })();
         match made {
-            Ok((pidfd, log)) => Ok(Worker {
+            Ok((pidfd, meter, log)) => Ok(Worker {
                 relay: Relay::new(child.id()),
                 child,
                 pidfd,
                 socket: near,
+                meter,
                 log,
             }),
             Err(error) => {
@@ -128,6 +132,20 @@ impl Worker {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it writes how much device memory it holds.
+    pub fn meter(&self) -> BorrowedFd<'_> {
+        self.meter.as_fd()
+    }
+
+    /// Bytes of device memory that it says it holds.
+    pub fn held(&self) -> u64 {
+        let mut bytes = [0; 8];
+        match rustix::io::pread(&self.meter, &mut bytes, 0) {
+            Ok(8) => u64::from_le_bytes(bytes),
+            _ => 0,
+        }
     }
 
     /// Readable once the process is dead.

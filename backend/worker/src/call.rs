@@ -613,6 +613,7 @@ mod tests {
             },
             channel: Arc::clone(&pair.server),
             quota: 0,
+            meter: None,
             addresses: Addresses::Anywhere,
             output: Output::none(),
             devices: 1,

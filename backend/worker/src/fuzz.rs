@@ -146,6 +146,7 @@ fn bench() -> Option<&'static Bench> {
             },
             channel: pair.server,
             quota: 1 << 30,
+            meter: None,
             addresses: Addresses::Window,
             output: Output::none(),
             devices: 1,

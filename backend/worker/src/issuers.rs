@@ -277,6 +277,7 @@ mod tests {
             driver: Driver::default(),
             channel: Arc::clone(&pair.server),
             quota: 0,
+            meter: None,
             addresses: Addresses::Anywhere,
             output: Output::none(),
             devices: 1,

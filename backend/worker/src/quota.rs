@@ -2,8 +2,12 @@
 //!
 //! Sizes are charged before the driver is asked and given back if it refuses, so that two threads
 //! together cannot exceed the limit. A refusal looks like CUDA's own: `OUT_OF_MEMORY`.
+//!
+//! What is held is also written, as one little-endian number of 8 bytes, to a memory file that the daemon reads when a
+//! monitor asks: the *meter*. The daemon believes it for display only.
 
 use crate::live::{FastMap, lock};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use vgpu_protocol::cuda::CUresult;
 
@@ -12,6 +16,17 @@ struct Held {
     used: u64,
     /// Bytes of each allocation, and the context it dies with.
     sizes: FastMap<(u64, u64)>,
+    meter: Option<OwnedFd>,
+}
+
+impl Held {
+    fn set(&mut self, used: u64) {
+        self.used = used;
+        if let Some(meter) = &self.meter {
+            // A file in memory; a failure shows an old number to a monitor.
+            let _ = rustix::io::pwrite(meter, &used.to_le_bytes(), 0);
+        }
+    }
 }
 
 /// Device memory of one client.
@@ -24,9 +39,18 @@ pub struct Quota {
 impl Quota {
     /// At most `limit` bytes; 0 means no limit but the device's own.
     pub fn new(limit: u64) -> Self {
+        Self::metered(limit, None)
+    }
+
+    /// As [`Quota::new`], writing what is held to `meter`.
+    pub fn metered(limit: u64, meter: Option<OwnedFd>) -> Self {
+        let held = Held {
+            meter,
+            ..Held::default()
+        };
         Self {
             limit: if limit == 0 { u64::MAX } else { limit },
-            held: Mutex::new(Held::default()),
+            held: Mutex::new(held),
         }
     }
 
@@ -38,7 +62,7 @@ impl Quota {
         let mut held = lock(&self.held);
         match held.used.checked_add(bytes) {
             Some(used) if used <= self.limit => {
-                held.used = used;
+                held.set(used);
                 Ok(())
             }
             _ => Err(CUresult::OUT_OF_MEMORY),
@@ -48,7 +72,8 @@ impl Quota {
     /// Takes a charge back whose allocation failed.
     pub fn give_back(&self, bytes: u64) {
         let mut held = lock(&self.held);
-        held.used = held.used.saturating_sub(bytes);
+        let used = held.used.saturating_sub(bytes);
+        held.set(used);
     }
 
     /// Remembers that a charge belongs to the allocation `key` of context `ctx`.
@@ -65,14 +90,16 @@ impl Quota {
             freed = freed.saturating_add(if dies { *bytes } else { 0 });
             !dies
         });
-        held.used = held.used.saturating_sub(freed);
+        let used = held.used.saturating_sub(freed);
+        held.set(used);
     }
 
     /// Forgets an allocation and gives its charge back; its size, if it was known.
     pub fn release(&self, key: u64) -> Option<u64> {
         let mut held = lock(&self.held);
         let (bytes, _) = held.sizes.remove(&key)?;
-        held.used = held.used.saturating_sub(bytes);
+        let used = held.used.saturating_sub(bytes);
+        held.set(used);
         Some(bytes)
     }
 
@@ -103,6 +130,27 @@ mod tests {
         assert_eq!(quota.charge(50), Ok(()));
         assert_eq!(quota.release(1), None);
         assert_eq!(quota.release(2), Some(50));
+    }
+
+    #[test]
+    fn the_meter_shows_what_is_held() {
+        let meter =
+            rustix::fs::memfd_create("meter", rustix::fs::MemfdFlags::CLOEXEC).expect("a file");
+        let shown = |meter: &OwnedFd| {
+            let mut bytes = [0; 8];
+            rustix::io::pread(meter, &mut bytes, 0).expect("readable");
+            u64::from_le_bytes(bytes)
+        };
+        let quota = Quota::metered(100, Some(meter.try_clone().expect("another descriptor")));
+        quota.charge(60).expect("within the limit");
+        assert_eq!(shown(&meter), 60);
+        quota.charge(41).expect_err("beyond the limit");
+        quota.keep(1, 60, 9);
+        quota.charge(5).expect("within the limit");
+        quota.give_back(5);
+        assert_eq!(shown(&meter), 60);
+        quota.context_died(9);
+        assert_eq!(shown(&meter), 0);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
 pub const MEMORY_PIECES: u32 = 1;
 /// Files that the pieces of one message can lie in.
-pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 4;
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 5;
 /// Pieces that one message can list.
 pub const MAX_PIECES: usize = 4096;
 /// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
@@ -41,7 +41,7 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 /// Longest path of a socket, terminator included.
 pub const PATH_BYTES: usize = 112;
 
-/// The message. With it come, in this order: doorbell, wake, and either control segment and heap segment, or the list of
+/// The message. With it come, in this order: doorbell, wake, [meter](crate::quota), and either control segment and heap segment, or the list of
 /// pieces (those of the control segment first), a lock, and the files they lie in. The worker holds the lock as long as it
 /// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
@@ -87,15 +87,15 @@ pub enum SetupError {
 }
 
 impl Setup {
-    /// Receives the message and turns its descriptors into the parts of a channel, whose link is
-    /// the socket to the daemon.
+    /// Receives the message and turns its descriptors into the meter and the parts of a channel, whose
+    /// link is the socket to the daemon.
     ///
     /// # Errors
     /// [`SetupError`].
     pub fn receive(
         socket: Socket,
         timeout: Duration,
-    ) -> Result<(Setup, Parts<Memory>), SetupError> {
+    ) -> Result<(Setup, OwnedFd, Parts<Memory>), SetupError> {
         let (bytes, fds) = socket.receive_with_fds::<{ size_of::<Setup>() }>(timeout)?;
         let setup = Setup::read_from_bytes(&bytes).map_err(|_| SetupError::Malformed)?;
         if setup.magic != MAGIC {
@@ -103,7 +103,7 @@ impl Setup {
         }
         let mut fds = fds.into_iter();
         let mut next = || fds.next().ok_or(SetupError::Malformed);
-        let (doorbell, wake) = (next()?, next()?);
+        let (doorbell, wake, meter) = (next()?, next()?, next()?);
         let (control, heap): (Memory, Memory) = match setup.memory {
             MEMORY_FILES => {
                 let control = SegmentFd::receive(next()?, setup.control_len)?;
@@ -139,7 +139,7 @@ impl Setup {
             wake: Event::from_fd(wake),
             layout: ControlLayout::new(setup.ring_slots),
         };
-        Ok((setup, parts))
+        Ok((setup, meter, parts))
     }
 
     /// The daemon's socket path, if there is one.

@@ -74,12 +74,12 @@ pub fn run() -> ExitCode {
 
 fn start() -> Result<Ended, StartError> {
     let socket = isolate()?;
-    let (setup, parts) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    let (setup, meter, parts) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
     let daemon = Socket::from_fd(parts.socket.as_fd().try_clone_to_owned()?);
     let reservation = Reservation::for_server(setup.hello.window)
         .inspect_err(|_| vgpu_channel::link::listener::refuse(&daemon, LinkStatus::Window))?;
     let (channel, consumer) = Channel::open(parts, reservation)?;
-    let opened = prepare(&setup, &channel).inspect_err(|error| {
+    let opened = prepare(&setup, meter, &channel).inspect_err(|error| {
         channel.refuse(match error {
             StartError::Window(_) => LinkStatus::Window,
             StartError::Device(_) => LinkStatus::NoDevice,
@@ -138,7 +138,7 @@ fn die_with_daemon() -> std::io::Result<()> {
 }
 
 /// Loads and initialises the driver and leaves the snapshot in the channel.
-fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
+fn prepare(setup: &Setup, meter: OwnedFd, channel: &Arc<Channel>) -> Result<Parts, StartError> {
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
     let software = setup.device == DEVICE_SOFTWARE;
@@ -158,6 +158,7 @@ fn prepare(setup: &Setup, channel: &Arc<Channel>) -> Result<Parts, StartError> {
         driver,
         channel: Arc::clone(channel),
         quota: setup.quota,
+        meter: Some(meter),
         addresses: Addresses::Window,
         output,
         devices: devices.min(snapshot::MAX_DEVICES),
@@ -253,6 +254,7 @@ pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> End
         driver,
         channel: Arc::clone(consumer.channel()),
         quota: 0,
+        meter: None,
         addresses: Addresses::Anywhere,
         output: Output::none(),
         devices,

@@ -10,6 +10,7 @@ use crate::output::Output;
 use crate::quota::Quota;
 use crate::registration::Registrar;
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vgpu_channel::control::FEATURE_REAL_SYNC;
@@ -94,6 +95,8 @@ pub struct Parts {
     pub channel: Arc<Channel>,
     /// Bytes of device memory the client may hold; 0 for no limit.
     pub quota: u64,
+    /// Where what it holds is written for the daemon to read.
+    pub meter: Option<OwnedFd>,
     /// Where device addresses may lie.
     pub addresses: Addresses,
     /// Where device text comes from.
@@ -119,7 +122,7 @@ impl Worker {
             captures: Captures::default(),
             issuers: Issuers::default(),
             gate: Gate::default(),
-            quota: Quota::new(parts.quota),
+            quota: Quota::metered(parts.quota, parts.meter),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),
             links: Links::default(),

@@ -3,6 +3,7 @@
 use super::ring::Chain;
 use super::table::Files;
 use crate::client::Terms;
+use crate::facts::Held;
 use crate::process::Worker;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -57,6 +58,8 @@ pub enum Answer {
 pub struct Channel {
     /// The driver's number.
     pub number: u64,
+    /// The process in the guest.
+    process: u32,
     /// Its worker, until it is reaped.
     pub worker: Option<Worker>,
     /// Where it is.
@@ -149,9 +152,15 @@ impl Channel {
                 listen: [0; PATH_BYTES],
                 hello: open.hello,
             };
-            let mut fds = vec![doorbell.as_fd(), wake.as_fd(), list.as_fd(), lock];
-            fds.extend(segments.files.descriptors());
             let worker = Worker::start(&open.hello, cache, terms.level)?;
+            let mut fds = vec![
+                doorbell.as_fd(),
+                wake.as_fd(),
+                worker.meter(),
+                list.as_fd(),
+                lock,
+            ];
+            fds.extend(segments.files.descriptors());
             // A fresh socket has room for one message.
             let sent = worker.socket.send(setup.as_bytes(), &fds);
             drop(fds);
@@ -161,6 +170,7 @@ impl Channel {
             Ok((worker, sent, doorbell, wake, bytes, maps)) => {
                 let mut channel = Channel {
                     number,
+                    process: open.process,
                     worker: Some(worker),
                     stage: Stage::Starting {
                         deadline: Instant::now() + START,
@@ -191,6 +201,15 @@ impl Channel {
     /// Whether the driver may name it.
     pub fn is_open(&self) -> bool {
         !self.forget
+    }
+
+    /// What its process holds of the device, as `asker` in the same guest sees it.
+    pub fn held(&self, asker: u32) -> Option<Held> {
+        Some(Held {
+            process: self.process,
+            own: self.process == asker && asker != 0,
+            bytes: self.worker.as_ref()?.held(),
+        })
     }
 
     /// When its worker must have spoken.

@@ -19,6 +19,7 @@ static ENABLED: LazyLock<bool> = LazyLock::new(|| {
 static LINES: AtomicU32 = AtomicU32::new(0);
 
 /// Whether anything is printed; to skip the making of costly texts.
+#[must_use]
 pub fn enabled() -> bool {
     *ENABLED
 }
