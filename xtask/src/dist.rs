@@ -1,5 +1,5 @@
-//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` and its link `libcuda.so`, and the
-//! daemon's descriptor for programs that start vhost-user daemons.
+//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` and its link `libcuda.so`,
+//! `lib/libnvidia-ml.so.1`, and the daemon's descriptor for programs that start vhost-user daemons.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,6 +30,8 @@ pub fn dist() -> anyhow::Result<PathBuf> {
         "-p",
         "vgpu-cuda",
         "-p",
+        "vgpu-nvml",
+        "-p",
         "vhost-user-vgpu",
     ]))?;
     let dist = places::dist();
@@ -40,6 +42,7 @@ pub fn dist() -> anyhow::Result<PathBuf> {
         ("vgpu", "bin/vgpu"),
         ("vhost-user-vgpu", "bin/vhost-user-vgpu"),
         ("libcuda.so", "lib/libcuda.so.1"),
+        ("libnvidia_ml.so", "lib/libnvidia-ml.so.1"),
     ] {
         install(&release.join(from), &dist.join(to))?;
     }

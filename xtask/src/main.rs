@@ -23,6 +23,7 @@ mod gpu;
 mod gpu_guest;
 mod guest;
 mod machine;
+mod monitors;
 mod places;
 mod programs;
 mod qemu;

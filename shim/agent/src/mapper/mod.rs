@@ -37,7 +37,7 @@ use nap::Nap;
 use rings::Rings;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const CHECKUP: Duration = Duration::from_millis(100);
 /// Messages for the parser that may wait; it is ended when it does not read them.
 const BACKLOG: usize = 4096;
+/// Questions that may be unanswered at once: fewer than the queue takes beside requests about channels.
+const MAX_QUESTIONS: usize = 32;
 /// Segments of one channel: each is a map in two processes.
 const MAX_SEGMENTS: usize = 4096;
 /// Events taken from epoll at once.
@@ -164,8 +166,10 @@ pub struct Mapper<D> {
     signaller: Signaller,
     /// Pages of sessions that failed: the host lets go of them when it begins the next.
     quarantine: Vec<Taken>,
-    /// Opens that came while the host was greeted.
+    /// Opens and questions that came while the host was greeted.
     waiting: Vec<ToMapper>,
+    /// Questions that the host has not answered, by the parser's number of who asked.
+    questions: BTreeSet<u64>,
     nap: Nap,
     checkup: Instant,
     stopping: bool,
@@ -221,6 +225,7 @@ impl<D: Device> Mapper<D> {
             signaller: Signaller::new()?,
             quarantine: Vec::new(),
             waiting: Vec::new(),
+            questions: BTreeSet::new(),
             nap: Nap::new(),
             checkup: now,
             stopping: false,
