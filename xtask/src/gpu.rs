@@ -7,13 +7,17 @@ use std::path::Path;
 use anyhow::Context;
 use vgpu_e2e::program::Program;
 
+use crate::monitors::BINDINGS;
 use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
-use crate::{dist, places, programs};
+use crate::{dist, fetch, places, programs};
 
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
 
-const SCRIPT: &str = include_str!("gpu-check.sh");
+const SCRIPTS: [(&str, &str); 2] = [
+    ("gpu-check.sh", include_str!("gpu-check.sh")),
+    ("gpu-nvml.sh", include_str!("gpu-nvml.sh")),
+];
 
 /// Builds everything and lays out `dist/gpu`.
 pub fn gpu() -> anyhow::Result<()> {
@@ -45,9 +49,20 @@ pub fn gpu() -> anyhow::Result<()> {
         let entry = entry?;
         copy(&entry.path(), &frameworks.join(entry.file_name()))?;
     }
-    let script = folder.join("gpu-check.sh");
-    std::fs::write(&script, SCRIPT)?;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    let python = folder.join("python");
+    create_folder(&python)?;
+    let bindings = fetch::unpacked("nvml-bindings", &[BINDINGS], "NVIDIA's bindings of NVML")?;
+    for file in [
+        bindings.join("pynvml.py"),
+        places::root().join("tests/smoke/gpu_nvml.py"),
+    ] {
+        copy(&file, &python.join(file.file_name().unwrap_or_default()))?;
+    }
+    for (name, text) in SCRIPTS {
+        let script = folder.join(name);
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    }
     let weight = dist::within(&folder, dist::weight(&folder)?, LIMIT_BYTES)?;
     say(&format!(
         "{} is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu/gpu-check.sh",
