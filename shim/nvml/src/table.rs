@@ -1,6 +1,6 @@
 //! The one table of NVML's functions: every symbol of the 580-series `libnvidia-ml.so.1`, declared once.
 //!
-//! [`nvml_functions!`] hands it to a macro of the caller's. A row of the first part says which function of this crate
+//! [`nvml_functions!`](crate::nvml_functions) hands it to a macro of the caller's. A row of the first part says which function of this crate
 //! answers an export:
 //!
 //! ```text

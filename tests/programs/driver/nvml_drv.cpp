@@ -162,12 +162,12 @@ int main() {
         if (!seen) usleep(10000);
     }
     REQUIRE(seen, "NVML does not see an allocation of %zu bytes", bytes);
-    Process list[64];
-    unsigned count = 0;
-    int status = find<int (*)(Device, unsigned *, Process *)>("nvmlDeviceGetComputeRunningProcesses_v3")(
-        found, &count, nullptr);
-    REQUIRE(status == INSUFFICIENT_SIZE && count >= 1, "the list of processes: %d, %u of them", status, count);
+    // NVIDIA's library shows a process in a container nothing of itself.
     if (!on_native_driver()) {
+        Process list[64];
+        unsigned count = 0;
+        NVML_IS(INSUFFICIENT_SIZE, "nvmlDeviceGetComputeRunningProcesses_v3", (Device, unsigned *, Process *), found,
+                &count, nullptr);
         count = 64;
         NVML("nvmlDeviceGetComputeRunningProcesses_v3", (Device, unsigned *, Process *), found, &count, list);
         bool own = false;
