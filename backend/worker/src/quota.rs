@@ -144,7 +144,7 @@ mod tests {
         let quota = Quota::metered(100, Some(meter.try_clone().expect("another descriptor")));
         quota.charge(60).expect("within the limit");
         assert_eq!(shown(&meter), 60);
-        quota.charge(41).expect_err("beyond the limit");
+        assert_eq!(quota.charge(41), Err(CUresult::OUT_OF_MEMORY));
         quota.keep(1, 60, 9);
         quota.charge(5).expect("within the limit");
         quota.give_back(5);

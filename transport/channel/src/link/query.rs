@@ -196,7 +196,7 @@ mod tests {
             Err(HelloError::Version { .. })
         ));
         let other = Query { magic: 1, ..query };
-        for bytes in [&other.as_bytes()[..], &query.as_bytes()[..63], &[]] {
+        for bytes in [other.as_bytes(), &query.as_bytes()[..63], &[]] {
             assert_eq!(First::parse(bytes), Err(HelloError::Malformed));
         }
     }
