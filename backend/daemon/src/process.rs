@@ -2,7 +2,7 @@
 
 use crate::log::Relay;
 use crate::options::LogLevel;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
@@ -62,6 +62,20 @@ fn compile_cache(folder: &Path) -> Option<PathBuf> {
     }
 }
 
+/// A file of one number, for a worker to write and the daemon to read. It can become neither longer nor shorter.
+fn make_meter() -> Result<OwnedFd, Errno> {
+    let meter = memfd_create(
+        "vgpu-meter",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
+    rustix::fs::ftruncate(&meter, size_of::<u64>() as u64)?;
+    rustix::fs::fcntl_add_seals(
+        &meter,
+        SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(meter)
+}
+
 /// A worker process.
 #[derive(Debug)]
 pub struct Worker {
@@ -106,7 +120,7 @@ impl Worker {
         let made = (|| {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
             let pidfd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
-            let meter = memfd_create("vgpu-meter", MemfdFlags::CLOEXEC)?;
+            let meter = make_meter()?;
             let log = child.stderr.take().ok_or(Errno::BADF)?;
             rustix::io::ioctl_fionbio(&log, true)?;
             Ok::<_, Errno>((pidfd, meter, log))

@@ -87,25 +87,26 @@ impl<D: Device> Mapper<D> {
             self.refuse(message, LinkStatus::NoDevice);
             return Ok(());
         };
-        if token == 0 || self.questions.len() >= MAX_QUESTIONS {
+        if self.questions.len() >= MAX_QUESTIONS {
             self.refuse(message, LinkStatus::Busy);
             return Ok(());
         }
+        self.last_question += 1;
         let tag = Tag {
             kind: KIND_QUERY,
-            channel: token,
+            channel: self.last_question,
         };
         rings.request(tag, &[message.query.as_bytes()], size_of::<Answer>())?;
-        self.questions.insert(token);
+        self.questions.insert(self.last_question, token);
         self.nap.reset();
         Ok(())
     }
 
     /// The host has answered a question, or does not know what one is.
-    pub(super) fn told(&mut self, token: u64, bytes: &[u8]) {
-        if !self.questions.remove(&token) {
+    pub(super) fn told(&mut self, question: u64, bytes: &[u8]) {
+        let Some(token) = self.questions.remove(&question) else {
             return;
-        }
+        };
         match bytes.len() {
             BODY_BYTES => self.say(ANSWERED, LinkStatus::Ok, token, bytes, vec![]),
             _ => self.say(ANSWERED, status_of(bytes), token, &[], vec![]),

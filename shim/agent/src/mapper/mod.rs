@@ -37,7 +37,7 @@ use nap::Nap;
 use rings::Rings;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -168,8 +168,11 @@ pub struct Mapper<D> {
     quarantine: Vec<Taken>,
     /// Opens and questions that came while the host was greeted.
     waiting: Vec<ToMapper>,
-    /// Questions that the host has not answered, by the parser's number of who asked.
-    questions: BTreeSet<u64>,
+    /// Questions that the host has not answered: who asked, by the parser's number. The key is never used again, so that an
+    /// answer never reaches a later parser's program.
+    questions: BTreeMap<u64, u64>,
+    /// The last key.
+    last_question: u64,
     nap: Nap,
     checkup: Instant,
     stopping: bool,
@@ -225,7 +228,8 @@ impl<D: Device> Mapper<D> {
             signaller: Signaller::new()?,
             quarantine: Vec::new(),
             waiting: Vec::new(),
-            questions: BTreeSet::new(),
+            questions: BTreeMap::new(),
+            last_question: 0,
             nap: Nap::new(),
             checkup: now,
             stopping: false,

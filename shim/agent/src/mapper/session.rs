@@ -110,7 +110,7 @@ impl<D: Device> Mapper<D> {
         for message in std::mem::take(&mut self.waiting) {
             self.refuse(&message, LinkStatus::NoDevice);
         }
-        for token in std::mem::take(&mut self.questions) {
+        for (_, token) in std::mem::take(&mut self.questions) {
             self.say(ANSWERED, LinkStatus::NoDevice, token, &[], vec![]);
         }
     }
