@@ -1,7 +1,7 @@
 //! Targets of the channel: what a client can write into the command ring and send over the link.
 
 use vgpu_channel::control::{ControlLayout, HEADER_PAGE, Header};
-use vgpu_channel::link::{Hello, virtio};
+use vgpu_channel::link::{First, Hello, virtio};
 use vgpu_channel::ring::{Consumer, Corrupt, MAX_PAYLOAD, RecordBuf, RingMemory, SLOT_BYTES};
 use vgpu_channel::segment::SEGMENT_ALIGN;
 use vgpu_channel::shm::View;
@@ -142,7 +142,7 @@ pub fn hello(data: &[u8]) {
     for (to, from) in padded.iter_mut().zip(data) {
         *to = *from;
     }
-    let _ = Hello::parse(data);
+    let _ = First::parse(data);
     let Ok(hello) = Hello::parse(&padded) else {
         return;
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vgpu_channel::link::Hello;
+use vgpu_channel::link::{Hello, Query};
 use vgpu_protocol::number::{CALLS, Place};
 use zerocopy::IntoBytes;
 
@@ -52,6 +52,11 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         ),
         ("hello", "other-minor".to_owned(), other.as_bytes().to_vec()),
         ("hello", "short".to_owned(), hello.as_bytes()[..40].to_vec()),
+        (
+            "hello",
+            "query".to_owned(),
+            Query::new(2, 0, 0).as_bytes().to_vec(),
+        ),
         ("control_header", "as-it-is".to_owned(), vec![]),
         ("control_header", "bad-magic".to_owned(), vec![1]),
         (
@@ -136,6 +141,13 @@ fn requests() -> Vec<(&'static str, String, Vec<u8>)> {
             ],
         ),
         bytes("close", &[request(KIND_CLOSE, 1).as_bytes()]),
+        bytes(
+            "query",
+            &[
+                request(KIND_QUERY, 9).as_bytes(),
+                Query::new(2, 0, 0).as_bytes(),
+            ],
+        ),
     ]
 }
 

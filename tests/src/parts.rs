@@ -14,7 +14,7 @@ pub struct Parts {
     pub vgpu: PathBuf,
     /// The host daemon.
     pub daemon: PathBuf,
-    /// A folder with `libcuda.so.1` in it and nothing else that a loader could mistake for a system library.
+    /// A folder with `libcuda.so.1` and `libnvidia-ml.so.1` in it and nothing else that a loader could mistake for a system library.
     pub library_folder: PathBuf,
 }
 
@@ -37,6 +37,7 @@ impl Parts {
             &parts.vgpu,
             &parts.daemon,
             &parts.library_folder.join("libcuda.so.1"),
+            &parts.library_folder.join("libnvidia-ml.so.1"),
         ] {
             if !path.exists() {
                 bail!(

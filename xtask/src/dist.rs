@@ -1,5 +1,5 @@
-//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, the shims (`lib/libcuda.so.1` and its link
-//! `libcuda.so`), and the daemon's descriptor for programs that start vhost-user daemons. What runs in guests needs an older
+//! The relocatable `dist/` folder: `bin/vgpu`, `bin/vhost-user-vgpu`, the shims (`lib/libcuda.so.1`, `lib/libnvidia-ml.so.1` and
+//! their links), and the daemon's descriptor for programs that start vhost-user daemons. What runs in guests needs an older
 //! C library than the daemon does.
 
 use std::path::{Path, PathBuf};

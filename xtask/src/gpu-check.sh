@@ -110,6 +110,12 @@ for script in "$here"/frameworks/*.py; do
     fi
 done
 
+# nvidia-smi and the queries of others, where they are compared in parts: `gpu-check.sh both nvml` runs nothing else.
+if [ "$what" = both ] && { [ -z "$part" ] || [ "$part" = nvml ]; }; then
+    "$here/gpu-nvml.sh" "$driver" "$work/vgpu.sock" "$out" 2>&1 | tee -a "$out/table.txt"
+    worse=$((worse + PIPESTATUS[0]))
+fi
+
 if [ -x "$here/bin/vgpu-bench" ] && [ "$what" = both ] && [ -z "$part" ]; then
     LD_LIBRARY_PATH=$here/lib VGPU_SOCKET=$work/vgpu.sock VGPU_NATIVE_DRIVER=$driver/libcuda.so.1 \
         timeout -k 5 300 "$here/bin/vgpu-bench" compare --rounds "${ROUNDS:-3}" --raw "$out/bench.tsv" --markdown "$out/bench.md" 2>&1 |

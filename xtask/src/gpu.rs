@@ -8,16 +8,18 @@ use anyhow::Context;
 use vgpu_e2e::elf::HOST_GLIBC;
 use vgpu_e2e::program::Program;
 
+use crate::monitors::BINDINGS;
 use crate::shell::{cargo, copy, create_folder, fresh_folder, run, say};
-use crate::{dist, places, programs};
+use crate::{dist, fetch, places, programs};
 
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
 
 /// What is run there; `driver.sh` is part of the others.
-const SCRIPTS: [(&str, &str); 3] = [
+const SCRIPTS: [(&str, &str); 4] = [
     ("gpu-check.sh", include_str!("gpu-check.sh")),
     ("gpu-kills.sh", include_str!("gpu-kills.sh")),
+    ("gpu-nvml.sh", include_str!("gpu-nvml.sh")),
     ("driver.sh", include_str!("driver.sh")),
 ];
 
@@ -53,6 +55,15 @@ pub fn gpu() -> anyhow::Result<()> {
         copy(&entry.path(), &frameworks.join(entry.file_name()))?;
     }
     tests(&folder.join("tests"))?;
+    let python = folder.join("python");
+    create_folder(&python)?;
+    let bindings = fetch::unpacked("nvml-bindings", &[BINDINGS], "NVIDIA's bindings of NVML")?;
+    for file in [
+        bindings.join("pynvml.py"),
+        places::root().join("tests/smoke/gpu_nvml.py"),
+    ] {
+        copy(&file, &python.join(file.file_name().unwrap_or_default()))?;
+    }
     for (name, text) in SCRIPTS {
         let script = folder.join(name);
         std::fs::write(&script, text)?;

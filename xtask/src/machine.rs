@@ -164,6 +164,10 @@ fn build_image(
             dist.join("lib/libcuda.so.1"),
             "/opt/vgpu/libcuda.so.1".to_owned(),
         ),
+        (
+            dist.join("lib/libnvidia-ml.so.1"),
+            "/opt/vgpu/libnvidia-ml.so.1".to_owned(),
+        ),
         (runner, "/bin/run-programs".to_owned()),
         (built.runtimes.clone(), "/opt/runtimes".to_owned()),
     ];

@@ -24,6 +24,7 @@ mod gpu_guest;
 mod gpu_life;
 mod guest;
 mod machine;
+mod monitors;
 mod places;
 mod portable;
 mod programs;

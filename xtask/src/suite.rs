@@ -15,6 +15,7 @@ use vgpu_e2e::parts::{DIST, Parts};
 use vgpu_e2e::program::Run;
 use vgpu_e2e::verdict::{Verdict, judge};
 
+use crate::monitors::{self, Monitors};
 use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
@@ -33,7 +34,7 @@ pub struct Options {
     /// Run them inside a virtual machine; with `--program` only there.
     #[arg(long)]
     guest: bool,
-    /// Leave out what needs a download: the CUDA programs and tinygrad.
+    /// Leave out what needs a download: the CUDA programs, tinygrad and the monitors.
     #[arg(long)]
     offline: bool,
     /// The device of the backend that the programs run on.
@@ -62,7 +63,9 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         summary.remark("the guest's part for older C libraries: not built, left out by --offline");
     }
     if options.offline {
-        summary.remark("CUDA programs, virtual machines and tinygrad: left out by --offline");
+        summary.remark(
+            "CUDA programs, virtual machines, tinygrad and monitors: left out by --offline",
+        );
     } else {
         let everything = options.program.is_none();
         let built = programs::build(options.device != "software", |program| {
@@ -74,6 +77,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         }
         if everything {
             tinygrad(&mut summary, &dist, options)?;
+            nvml_monitors(&mut summary, &dist)?;
         }
         if everything || options.guest {
             virtual_machine(&mut summary, &dist, options, &built)?;
@@ -317,5 +321,23 @@ fn tinygrad(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Re
         println!("    backend: {}", backend.last_words());
     }
     summary.verdict("tinygrad training", "tinygrad_train", &verdict, wall);
+    Ok(())
+}
+
+/// NVML's view is compared with libcuda's to the byte, which holds for the software device alone: on a real one others hold
+/// memory too.
+fn nvml_monitors(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
+    let monitors = Monitors::prepare()?;
+    let backend = Backend::start(&Parts::in_dist(dist)?, "software")?;
+    let (verdict, wall) = monitors.watch(&backend)?;
+    println!(
+        "{:<44} {:>6.2} s  {verdict}",
+        monitors::NAME,
+        wall.as_secs_f64()
+    );
+    if matches!(verdict, Verdict::Failed(_)) {
+        println!("    backend: {}", backend.last_words());
+    }
+    summary.verdict("NVML monitors", monitors::NAME, &verdict, wall);
     Ok(())
 }

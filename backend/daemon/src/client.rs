@@ -2,20 +2,23 @@
 //!
 //! | stage | waits for | at most |
 //! |---|---|---|
-//! | greeting | the client's hello | 2 s |
+//! | greeting | the client's hello or question | 2 s |
+//! | asking | a look at the host's memory | 10 s |
 //! | preparing | memory, made on a thread of its own | |
 //! | starting | the worker's welcome | 30 s |
 //! | serving | requests, or either side's end | |
 //! | ending | the worker's death | |
 
+use crate::facts::{Board, Facts};
+use crate::peers::Peer;
 use crate::process::Worker;
 use crate::status::registry::{Entry, Origin, Registry};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vgpu_channel::link::listener::refuse;
+use vgpu_channel::link::listener::{hear, refuse};
 use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Welcome};
-use vgpu_channel::link::{Accepted, Event, LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::link::{Accepted, Answer, Event, First, LinkError, LinkStatus, Query, Socket};
 use vgpu_channel::maps;
 use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{SEGMENT_ALIGN, SEGMENT_MAX, SegmentFd};
@@ -25,6 +28,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// How long a client may take for its hello.
 const HELLO: Duration = Duration::from_secs(2);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long a worker may take until it welcomes its client.
 const START: Duration = Duration::from_secs(30);
 
@@ -40,6 +45,7 @@ struct Handout {
 #[derive(Debug)]
 enum Stage {
     Greeting { deadline: Instant },
+    Asking { deadline: Instant },
     Preparing,
     Starting { deadline: Instant, handout: Handout },
     Serving,
@@ -64,6 +70,8 @@ pub enum Next {
     Prepare(Box<Accepted>),
     /// Make a heap segment on a thread, then call [`Client::grown`].
     Grow(u64),
+    /// Call [`Client::answer_query`] with the answer.
+    Ask(Query),
     /// Forget the client.
     Forget,
 }
@@ -91,13 +99,17 @@ pub struct Terms {
     pub level: crate::options::LogLevel,
     /// Where clients are entered for the operator.
     pub registry: Registry,
+    /// What may be asked without a channel.
+    pub facts: Arc<Facts>,
+    /// The last look at the host's memory.
+    pub board: Board,
 }
 
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    /// User at the other end.
-    pub user: u32,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// One too many: it is told so once it said hello.
     pub surplus: bool,
     /// Its name, for the operator.
@@ -115,10 +127,15 @@ pub struct Client {
 }
 
 impl Client {
+    /// Bytes of device memory that its worker says it holds; `None` before it has one.
+    pub fn held(&self) -> Option<u64> {
+        self.entry.as_ref().map(Entry::held)
+    }
+
     /// A connection that has not said anything yet.
-    pub fn new(socket: Socket, user: u32, program: String, surplus: bool) -> Client {
+    pub fn new(socket: Socket, peer: Peer, program: String, surplus: bool) -> Client {
         Client {
-            user,
+            peer,
             surplus,
             program,
             entry: None,
@@ -151,7 +168,9 @@ impl Client {
     /// When something must have happened.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Greeting { deadline } | Stage::Starting { deadline, .. } => Some(*deadline),
+            Stage::Greeting { deadline }
+            | Stage::Asking { deadline }
+            | Stage::Starting { deadline, .. } => Some(*deadline),
             _ => None,
         }
     }
@@ -205,21 +224,38 @@ impl Client {
         let Some(socket) = self.socket.take() else {
             return self.end();
         };
-        match Listener::greet(socket) {
-            Ok(accepted) if self.surplus => {
-                refuse(&accepted.socket, LinkStatus::Busy);
+        match hear(&socket, HELLO) {
+            // It takes nothing, so it does not count.
+            Ok(First::Query(query)) => {
+                self.socket = Some(socket);
+                self.stage = Stage::Asking {
+                    deadline: Instant::now() + ANSWER,
+                };
+                Next::Ask(query)
+            }
+            Ok(First::Hello(_)) if self.surplus => {
+                refuse(&socket, LinkStatus::Busy);
                 self.end()
             }
-            Ok(accepted) => {
+            Ok(First::Hello(hello)) => {
                 self.stage = Stage::Preparing;
-                Next::Prepare(Box::new(accepted))
+                Next::Prepare(Box::new(Accepted { socket, hello }))
             }
             Err(LinkError::Closed) => self.end(),
             Err(error) => {
-                tracing::warn!("user {}: refused: {error}", self.user);
+                tracing::warn!("user {}: refused: {error}", self.peer.user);
                 self.end()
             }
         }
+    }
+
+    /// The answer to its question is there; that is all it wanted.
+    pub fn answer_query(&mut self, answer: &Answer) -> Next {
+        if let Some(socket) = &self.socket {
+            // One that is gone misses it.
+            let _ = socket.send(answer.as_bytes(), &[]);
+        }
+        self.end()
     }
 
     /// The channel's memory is made, or could not be.
@@ -258,11 +294,11 @@ impl Client {
             hello,
         };
         let origin = Origin::Process {
-            user: self.user,
+            user: self.peer.user,
             program: self.program.clone(),
         };
         let cache = terms.cache.as_ref();
-        let cache = cache.map(|base| base.join(format!("user-{}", self.user)));
+        let cache = cache.map(|base| base.join(format!("user-{}", self.peer.user)));
         let started = terms
             .registry
             .prepare(origin)
@@ -332,7 +368,7 @@ impl Client {
             LinkStatus::from_word(welcome.status)
         });
         if status != LinkStatus::Ok {
-            tracing::warn!("user {}: the worker refused: {status}", self.user);
+            tracing::warn!("user {}: the worker refused: {status}", self.peer.user);
             self.refuse(status);
             return self.end();
         }
@@ -346,7 +382,7 @@ impl Client {
         if client.send(&bytes, &fds).is_err() {
             return self.end();
         }
-        tracing::info!("user {}: served by worker {}", self.user, worker.id());
+        tracing::info!("user {}: served by worker {}", self.peer.user, worker.id());
         self.stage = Stage::Serving;
         Next::Wait
     }
@@ -360,7 +396,7 @@ impl Client {
             Err(LinkError::TimedOut) => return Next::Wait,
             Err(error) => {
                 if !matches!(error, LinkError::Closed) {
-                    tracing::warn!("user {}: disconnected: {error}", self.user);
+                    tracing::warn!("user {}: disconnected: {error}", self.peer.user);
                 }
                 return self.end();
             }
@@ -368,7 +404,7 @@ impl Client {
         let request = match GrowRequest::read_from_bytes(&bytes) {
             Ok(request) if request.magic == GROW_MAGIC => request,
             _ => {
-                tracing::warn!("user {}: disconnected: malformed request", self.user);
+                tracing::warn!("user {}: disconnected: malformed request", self.peer.user);
                 return self.end();
             }
         };
@@ -444,12 +480,15 @@ impl Client {
             Ok((bytes, _)) => bytes,
             Err(LinkError::TimedOut | LinkError::Closed) => return Next::Wait,
             Err(error) => {
-                tracing::warn!("user {}: its worker misbehaves: {error}", self.user);
+                tracing::warn!("user {}: its worker misbehaves: {error}", self.peer.user);
                 return self.end();
             }
         };
         let Some(Growth::Mapping(request, segment)) = self.growth.take() else {
-            tracing::warn!("user {}: its worker answers without question", self.user);
+            tracing::warn!(
+                "user {}: its worker answers without question",
+                self.peer.user
+            );
             return self.end();
         };
         match GrowResponse::read_from_bytes(&bytes) {

@@ -6,7 +6,10 @@
 //! |---|---|
 //! | [`options`] | the command line |
 //! | [`log`] | the log, and what workers write to theirs |
-//! | [`probe`] | which device to serve |
+//! | [`probe`] | which device to serve, and what is known of it |
+//! | [`host`] | the host's own management library |
+//! | [`facts`] | answers to those who ask without a channel |
+//! | [`peers`] | numbers of processes in containers |
 //! | [`process`] | starting and ending worker processes |
 //! | [`client`] | one client from its hello to its end |
 //! | [`machine`] | a virtual machine: its vhost-user device, and the channels of the processes in it |
@@ -18,9 +21,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod client;
+mod facts;
+mod host;
 mod log;
 mod machine;
 mod options;
+mod peers;
 mod probe;
 mod process;
 mod server;
@@ -32,12 +38,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match options.command {
+    match options.command.clone() {
         Some(Command::Worker) => {
             log::start_worker(options.log_level);
             return vgpu_worker::start::run();
         }
-        Some(Command::Probe) => return probe::run(),
+        Some(Command::Probe { software }) => return probe::run(software),
+        Some(Command::Memory { devices }) => return host::run(&devices),
         None => {}
     }
     if options.print_capabilities {

@@ -82,14 +82,24 @@ pub struct Options {
 }
 
 /// Parts of the daemon that run as processes of their own.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Serve one client, whose channel comes over standard input.
     #[command(hide = true)]
     Worker,
-    /// Say whether NVIDIA's driver works here.
+    /// Say what devices NVIDIA's driver has here.
     #[command(hide = true)]
-    Probe,
+    Probe {
+        /// Ask the software device instead.
+        #[arg(long)]
+        software: bool,
+    },
+    /// Say how much memory of devices is free, by the host's management library.
+    #[command(hide = true)]
+    Memory {
+        /// Their UUIDs.
+        devices: Vec<String>,
+    },
 }
 
 /// Devices.

@@ -1,64 +1,94 @@
 //! Which device to serve. NVIDIA's driver is only ever loaded in another process: a probe that lives
 //! for a moment, and workers.
 
+use crate::facts::Facts;
 use crate::options::Device;
-use crate::process;
+use crate::{host, process};
 use anyhow::{Context, Result, bail};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE};
+use zerocopy::IntoBytes;
 
 /// How long a probe may take: a driver that was not loaded since boot needs seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer that is read: less than a pipe holds, so that nobody waits for it to be read.
+const ANSWER_BYTES: u64 = 32 << 10;
 
-/// The probe process: says on standard output how many devices there are, or why none can be used.
-pub fn run() -> ExitCode {
-    let devices = vgpu_worker::device::load_cuda()
-        .and_then(|driver| vgpu_worker::device::initialise(&driver));
-    match devices {
-        Ok(devices) => {
-            println!("{devices}");
-            ExitCode::SUCCESS
-        }
+/// The probe process: says on standard output, in the bytes of [`Facts::read`], what devices there are, or why none can be
+/// used.
+pub fn run(software: bool) -> ExitCode {
+    let driver = match software {
+        true => Ok(vgpu_software::driver()),
+        false => vgpu_worker::device::load_cuda(),
+    };
+    let described = driver.and_then(|driver| {
+        let devices = vgpu_worker::device::initialise(&driver)?;
+        Ok(vgpu_worker::describe::describe(&driver, devices))
+    });
+    let (mut system, mut devices) = match described {
+        Ok(described) => described,
         Err(error) => {
             println!("{error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    if !software {
+        host::complete(&mut system, &mut devices);
+    }
+    let mut bytes = system.as_bytes().to_vec();
+    bytes.extend_from_slice(devices.as_bytes());
+    match std::io::stdout().write_all(&bytes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Decides on the device, as workers are told it; the log says which and why.
+/// Decides on the device, as workers are told it, and what is known of it; the log says which and why.
 ///
 /// # Errors
-/// When NVIDIA's driver was asked for and does not work.
-pub fn choose(device: Device) -> Result<u32> {
+/// When no device works, or not the one that was asked for.
+pub fn choose(device: Device, quota: u64) -> Result<(u32, Facts)> {
+    let software = || probe(true, quota).context("the software device cannot be used");
     if device == Device::Software {
         tracing::info!("serving the software device");
-        return Ok(DEVICE_SOFTWARE);
+        return Ok((DEVICE_SOFTWARE, software()?));
     }
-    match probe() {
-        Ok(devices) => {
-            tracing::info!("serving {devices} device(s) of NVIDIA's driver");
-            Ok(DEVICE_CUDA)
+    match probe(false, quota) {
+        Ok(facts) => {
+            tracing::info!("serving {} device(s) of NVIDIA's driver", facts.devices());
+            Ok((DEVICE_CUDA, facts))
         }
         Err(error) if device == Device::Auto => {
             tracing::info!("serving the software device, because {error:#}");
-            Ok(DEVICE_SOFTWARE)
+            Ok((DEVICE_SOFTWARE, software()?))
         }
         Err(error) => Err(error.context("NVIDIA's driver cannot be used")),
     }
 }
 
-fn probe() -> Result<u32> {
+fn probe(software: bool, quota: u64) -> Result<Facts> {
+    let mut arguments = vec!["probe".to_owned()];
+    if software {
+        arguments.push("--software".to_owned());
+    }
+    Facts::read(&ask(&arguments, TIMEOUT)?, software, quota)
+}
+
+/// What this very program says, in a process of its own, when it is given `arguments`.
+///
+/// # Errors
+/// When it fails, with what it said, or takes too long.
+pub fn ask(arguments: &[String], timeout: Duration) -> Result<Vec<u8>> {
     let mut child = process::own_command()
-        .arg("probe")
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .context("the driver could not be probed")?;
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + timeout;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -66,25 +96,23 @@ fn probe() -> Result<u32> {
         if Instant::now() > deadline {
             // Its result is of no use any more, whether or not it can be ended.
             let _ = child.kill();
-            bail!("the driver did not initialise within {TIMEOUT:?}");
+            bail!("the driver did not answer within {timeout:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     if let Some(output) = child.stdout.take() {
-        output.take(4096).read_to_string(&mut text)?;
+        output.take(ANSWER_BYTES).read_to_end(&mut bytes)?;
     }
-    let text = text.trim();
     if !status.success() {
+        let text = String::from_utf8_lossy(&bytes);
         bail!(
             "{}",
-            if text.is_empty() {
-                "its probe died"
-            } else {
-                text
+            match text.trim() {
+                "" => "its probe died",
+                text => text,
             }
         );
     }
-    text.parse()
-        .context("the probe's answer cannot be understood")
+    Ok(bytes)
 }

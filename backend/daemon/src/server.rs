@@ -1,8 +1,10 @@
 //! The event loop: one thread, no wait without limit, nothing in it that a client can hold up.
 
 use crate::client::{Client, Next, Terms};
+use crate::facts::{Board, Held};
 use crate::machine::{self, Machine};
 use crate::options::Options;
+use crate::peers::Peer;
 use crate::probe;
 use crate::status;
 use crate::status::registry::{Registry, program_name};
@@ -19,11 +21,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use vgpu_channel::link::event::ready;
 use vgpu_channel::link::listener::refuse;
-use vgpu_channel::link::{Event, LinkStatus, Listener, Socket};
+use vgpu_channel::link::{Event, LinkStatus, Listener, Query, Socket};
 use vgpu_channel::permits::PermitPage;
 use vgpu_channel::segment::{HugePages, SegmentFd};
 use vgpu_channel::server::{Config, Parts};
 use vgpu_channel::wait::usable_cpus;
+use vgpu_protocol::facts::QUERY_PROCESSES;
 use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, PATH_BYTES};
 
 /// How long the end may take, workers included.
@@ -41,6 +44,7 @@ const TURN: Duration = Duration::from_secs(10);
 enum Made {
     Channel(u64, Option<Box<Parts>>),
     Segment(u64, Option<SegmentFd>),
+    Board(Board),
 }
 
 /// Who a descriptor belongs to.
@@ -63,6 +67,10 @@ struct Server {
     made_event: Arc<Event>,
     clients: BTreeMap<u64, Client>,
     machine: Option<Machine>,
+    /// Clients whose answer waits for a look at the host's memory.
+    asking: Vec<(u64, Query)>,
+    /// Whether that look is under way.
+    looking: bool,
     next: u64,
     terms: Terms,
     config: Config,
@@ -82,7 +90,8 @@ pub fn run(options: &Options) -> Result<()> {
     let signals = catch_signals().context("signals cannot be received")?;
     raise_descriptor_limit();
     let path = options.socket();
-    let device = probe::choose(options.device)?;
+    let quota = options.memory.unwrap_or(0);
+    let (device, facts) = probe::choose(options.device, quota)?;
     let listener = path.as_deref().map(listen).transpose()?;
     if let Some(path) = &path {
         tracing::info!("listening on {}", path.display());
@@ -98,7 +107,7 @@ pub fn run(options: &Options) -> Result<()> {
         } else {
             0
         },
-        quota: options.memory.unwrap_or(0),
+        quota,
         pinned: options.pinned_limit(),
         ring_slots: config.ring_slots,
         // Only NVIDIA's driver compiles.
@@ -110,6 +119,8 @@ pub fn run(options: &Options) -> Result<()> {
             .context("no page for permits to spin")?,
         level: options.log_level,
         registry: Registry::default(),
+        facts: Arc::new(facts),
+        board: Board::default(),
     };
     let daemon = status::document::Daemon {
         pid: std::process::id(),
@@ -130,6 +141,8 @@ pub fn run(options: &Options) -> Result<()> {
         made_event: Arc::new(Event::new()?),
         clients: BTreeMap::new(),
         machine,
+        asking: Vec::new(),
+        looking: false,
         next: 0,
         terms,
         config,
@@ -316,9 +329,10 @@ impl Server {
                 self.clients.remove(&id);
                 self.idle_since = Instant::now();
             }
+            Next::Ask(query) => self.asked(id, query),
             Next::Prepare(accepted) => {
                 let config = self.config;
-                self.on_thread(id, move || {
+                self.on_thread(Some(id), move || {
                     let parts = Parts::create(*accepted, &config);
                     if let Err(error) = &parts {
                         tracing::error!("a channel could not be made: {error}");
@@ -328,7 +342,7 @@ impl Server {
             }
             Next::Grow(bytes) => {
                 let pages = self.config.pages;
-                self.on_thread(id, move || {
+                self.on_thread(Some(id), move || {
                     let segment = SegmentFd::create(bytes, pages);
                     if let Err(error) = &segment {
                         tracing::warn!("no more memory for a client: {error}");
@@ -339,8 +353,46 @@ impl Server {
         }
     }
 
-    /// Makes memory beside the loop: preallocating it takes a while.
-    fn on_thread(&mut self, id: u64, make: impl FnOnce() -> Made + Send + 'static) {
+    /// Answers a question, after a look at the host's memory if need be.
+    fn asked(&mut self, id: u64, query: Query) {
+        if self.terms.facts.needs_look(&query, &self.terms.board) {
+            self.asking.push((id, query));
+            return self.look();
+        }
+        let Some(peer) = self.clients.get(&id).map(|client| client.peer) else {
+            return;
+        };
+        let held: Vec<Held> = self
+            .clients
+            .values()
+            .filter(|client| client.peer.user == peer.user)
+            .filter_map(|client| {
+                Some(Held {
+                    process: match query.kind {
+                        QUERY_PROCESSES => client.peer.number_for(peer),
+                        _ => 0,
+                    },
+                    own: client.peer == peer && peer.process != 0,
+                    bytes: client.held()?,
+                })
+            })
+            .collect();
+        let answer = self.terms.facts.answer(&query, &self.terms.board, &held);
+        self.advance(id, |client| client.answer_query(&answer));
+    }
+
+    /// Has the host's memory looked at, unless that is under way.
+    fn look(&mut self) {
+        if self.looking {
+            return;
+        }
+        self.looking = true;
+        let facts = Arc::clone(&self.terms.facts);
+        self.on_thread(None, move || Made::Board(facts.look()));
+    }
+
+    /// Does beside the loop what takes a while, for a client or for several.
+    fn on_thread(&mut self, id: Option<u64>, make: impl FnOnce() -> Made + Send + 'static) {
         let (sender, event) = (self.made.0.clone(), Arc::clone(&self.made_event));
         let spawned = std::thread::Builder::new()
             .name("memory".to_owned())
@@ -351,7 +403,13 @@ impl Server {
             });
         if let Err(error) = spawned {
             tracing::error!("no thread to make memory: {error}");
-            self.clients.remove(&id);
+            match id {
+                Some(id) => drop(self.clients.remove(&id)),
+                None => {
+                    // Those who wait are disconnected when their time is over.
+                    self.looking = false;
+                }
+            }
         }
     }
 
@@ -367,6 +425,13 @@ impl Server {
                 }
                 Made::Segment(id, segment) => {
                     self.advance(id, |client| client.grown(segment));
+                }
+                Made::Board(board) => {
+                    self.looking = false;
+                    self.terms.board = board;
+                    for (id, query) in std::mem::take(&mut self.asking) {
+                        self.asked(id, query);
+                    }
                 }
             }
         }
@@ -397,8 +462,9 @@ impl Server {
         if rustix::io::ioctl_fionbio(&socket, true).is_err() {
             return;
         }
-        let user = peer.uid.as_raw();
         let program = program_name(peer.pid.as_raw_nonzero().get());
+        let peer = Peer::new(&peer);
+        let user = peer.user;
         let count = |test: fn(&Client, u32) -> bool| {
             self.clients
                 .values()
@@ -406,7 +472,7 @@ impl Server {
                 .count()
         };
         let all = count(|client, _| !client.surplus);
-        let of_user = count(|client, user| !client.surplus && client.user == user);
+        let of_user = count(|client, user| !client.surplus && client.peer.user == user);
         let surplus = all >= self.max_clients || of_user >= self.max_per_user;
         if surplus {
             tracing::warn!("user {user}: refused: too many clients");
@@ -417,7 +483,7 @@ impl Server {
         }
         self.next += 1;
         self.clients
-            .insert(self.next, Client::new(socket, user, program, surplus));
+            .insert(self.next, Client::new(socket, peer, program, surplus));
     }
 
     fn expire(&mut self) {
@@ -438,6 +504,9 @@ impl Server {
             machine.advance(&self.terms);
             if !machine.is_idle() {
                 self.idle_since = now;
+            }
+            if machine.asks() {
+                self.look();
             }
         }
         if let Some(limit) = self.idle_exit

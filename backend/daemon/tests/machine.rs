@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vgpu_channel::control::FEATURE_APART;
 use vgpu_channel::link::message::{LinkStatus, Welcome};
 use vgpu_channel::link::virtio::*;
+use vgpu_channel::link::{Answer as QueryAnswer, Query};
 use vgpu_protocol::cuda::CUresult;
+use vgpu_protocol::facts::{DeviceFacts, ProcessFacts, QUERY_DEVICE, QUERY_PROCESSES};
 use vgpu_protocol::number::{call, internal};
 use vgpu_protocol::wire::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -586,5 +588,55 @@ fn processes_of_the_host_and_of_a_machine_are_served_by_one_daemon() {
     ping(&client);
     assert_eq!(daemon.workers().len(), 2);
     assert_eq!(guest.close(number), LinkStatus::Ok);
+    ping(&client);
+}
+
+fn device_facts(guest: &Guest, process: u32) -> (u64, DeviceFacts) {
+    let query = Query {
+        process,
+        ..Query::new(QUERY_DEVICE, 0, 0)
+    };
+    let bytes = guest.ask(&query_request(&query), size_of::<QueryAnswer>());
+    let answer = QueryAnswer::read_from_bytes(&bytes).unwrap();
+    assert_eq!(answer.status, LinkStatus::Ok as u32);
+    let (facts, _) = DeviceFacts::read_from_prefix(&answer.body).unwrap();
+    (facts.memory_total - facts.memory_free, facts)
+}
+
+fn query_request(query: &Query) -> Vec<u8> {
+    let request = Request {
+        kind: KIND_QUERY,
+        reserved: 0,
+        channel: 5,
+    };
+    [request.as_bytes(), query.as_bytes()].concat()
+}
+
+#[test]
+fn a_question_from_the_guest_is_answered_without_a_channel() {
+    let (daemon, guest) = boot();
+    let (used, facts) = device_facts(&guest, 0);
+    assert_eq!(
+        vgpu_protocol::facts::text(&facts.name),
+        b"vgpu software device"
+    );
+    assert_eq!(used, 0);
+    assert!(daemon.workers().is_empty());
+    // What the guest's processes hold is seen by a monitor, and by each of them only its own.
+    let (_, client) = guest.open();
+    client.retain();
+    client.alloc(8 << 20);
+    until(|| device_facts(&guest, 0).0 == 8 << 20);
+    let query = Query::new(QUERY_PROCESSES, 0, 0);
+    let bytes = guest.ask(&query_request(&query), size_of::<QueryAnswer>());
+    let answer = QueryAnswer::read_from_bytes(&bytes).unwrap();
+    let (list, _) = ProcessFacts::read_from_prefix(&answer.body).unwrap();
+    assert_eq!((list.count, list.list[0].bytes), (1, 8 << 20));
+    // Without room for the answer, or cut short, it is refused.
+    let whole = query_request(&query);
+    for (request, room) in [(&whole[..], 100), (&whole[..40], 512)] {
+        let closed = Closed::read_from_bytes(&guest.ask(request, room)).unwrap();
+        assert_eq!(closed.status, LinkStatus::Malformed as u32);
+    }
     ping(&client);
 }

@@ -116,6 +116,20 @@ impl Driver {
     }
 }
 
+/// Whether the library at `path` can be loaded and is a client side of this very project. It stays loaded.
+#[must_use]
+pub fn is_own_library(path: &Path) -> bool {
+    // SAFETY: loading runs the library's constructors; it is a library of NVIDIA's or of ours, which
+    // the operator of the host chose.
+    let Ok(library) = (unsafe { libloading::Library::new(path) }) else {
+        return false;
+    };
+    // SAFETY: the symbol is looked for, not used.
+    let own = unsafe { library.get::<*const c_void>(b"vgpu_shim_marker\0") }.is_ok();
+    std::mem::forget(library);
+    own
+}
+
 /// Calls a driver function through the table; a missing one is `NOT_SUPPORTED`.
 #[macro_export]
 macro_rules! call {

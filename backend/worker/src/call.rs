@@ -588,8 +588,7 @@ pub fn refuse(worker: &Arc<Worker>, thread: &mut Executor, request: Request, cod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Output;
-    use crate::state::{Addresses, Parts};
+    use crate::state::Parts;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
@@ -625,8 +624,8 @@ mod tests {
     fn a_handle_that_is_not_live_never_reaches_the_driver() {
         use vgpu_protocol::number::call;
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
-        let worker = Worker::new(Parts {
-            driver: Driver {
+        let worker = Worker::new(Parts::bare(
+            Driver {
                 cuCtxSetCurrent: Some(set_current),
                 cuStreamQuery: Some(of_stream),
                 cuStreamSynchronize: Some(of_stream),
@@ -636,13 +635,8 @@ mod tests {
                 cuModuleUnload: Some(of_module),
                 ..Driver::default()
             },
-            channel: Arc::clone(&pair.server),
-            quota: 0,
-            addresses: Addresses::Anywhere,
-            output: Output::none(),
-            devices: 1,
-            primaries: Vec::new(),
-        });
+            Arc::clone(&pair.server),
+        ));
         let slot = pair.client.alloc_reply().expect("a slot");
         let mut thread = Executor::new(&worker.driver, 0);
         for (kind, number) in [
@@ -686,20 +680,14 @@ mod tests {
     fn a_context_with_the_handle_of_a_dead_one_is_made_current_anew() {
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
         let worker = Worker::new(Parts {
-            driver: Driver {
-                cuCtxSetCurrent: Some(set_current),
-                ..Driver::default()
-            },
-            channel: Arc::clone(&pair.server),
-            quota: 0,
-            addresses: Addresses::Anywhere,
-            output: Output::none(),
-            figures: crate::figures::Counts::private(),
-            devices: 1,
             primaries: vec![0x1000],
-            archs: Vec::new(),
-            budget: vgpu_channel::wait::SpinBudget::default(),
-            permits: None,
+            ..Parts::bare(
+                Driver {
+                    cuCtxSetCurrent: Some(set_current),
+                    ..Driver::default()
+                },
+                Arc::clone(&pair.server),
+            )
         });
         let mut thread = Executor::new(&worker.driver, 0);
         assert_eq!(thread.switch(&worker, 0x1000), Ok(()));

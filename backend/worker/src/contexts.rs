@@ -174,8 +174,7 @@ fn died(call: &mut Call<'_>, ctx: u64) {
 mod tests {
     use super::*;
     use crate::call::{Executor, Request, execute};
-    use crate::output::Output;
-    use crate::state::{Addresses, Parts, Worker};
+    use crate::state::{Parts, Worker};
     use std::sync::Arc;
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
@@ -195,17 +194,15 @@ mod tests {
         const BRIEF: u64 = 0x2000;
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
         let worker = Worker::new(Parts {
-            driver: Driver {
-                cuCtxSetCurrent: Some(agree),
-                cuCtxDestroy_v2: Some(agree),
-                ..Driver::default()
-            },
-            channel: Arc::clone(&pair.server),
-            quota: 0,
-            addresses: Addresses::Anywhere,
-            output: Output::none(),
-            devices: 1,
             primaries: vec![PRIMARY],
+            ..Parts::bare(
+                Driver {
+                    cuCtxSetCurrent: Some(agree),
+                    cuCtxDestroy_v2: Some(agree),
+                    ..Driver::default()
+                },
+                Arc::clone(&pair.server),
+            )
         });
         let kinds = [Kind::Stream, Kind::Event, Kind::Module, Kind::Function];
         worker.live.enter(Kind::Context, BRIEF, Entry::default());

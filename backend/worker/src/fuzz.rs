@@ -3,7 +3,6 @@
 
 use crate::call::{Executor, Request, execute};
 use crate::live::{Entry, KINDS_OF_HANDLES, Kind, Layout};
-use crate::output::Output;
 use crate::state::{Addresses, Parts, Worker};
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,22 +137,19 @@ fn bench() -> Option<&'static Bench> {
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).ok()?;
         let slot = pair.client.alloc_reply().ok()?;
         let worker = Worker::new(Parts {
-            driver: Driver {
-                cuFuncGetParamInfo: Some(two_params),
-                cuLaunchHostFunc: Some(no_host_function),
-                cuStreamAddCallback: Some(no_callback),
-                ..willing_driver()
-            },
-            channel: pair.server,
             quota: 1 << 30,
             addresses: Addresses::Window,
-            output: Output::none(),
-            figures: crate::figures::Counts::private(),
-            devices: 1,
             primaries: vec![0x1000],
             archs: vec![90],
-            budget: vgpu_channel::wait::SpinBudget::default(),
-            permits: None,
+            ..Parts::bare(
+                Driver {
+                    cuFuncGetParamInfo: Some(two_params),
+                    cuLaunchHostFunc: Some(no_host_function),
+                    cuStreamAddCallback: Some(no_callback),
+                    ..willing_driver()
+                },
+                pair.server,
+            )
         });
         Some(Bench {
             worker,

@@ -306,8 +306,7 @@ fn fetch(worker: &Worker, payload: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Output;
-    use crate::state::{Addresses, Parts};
+    use crate::state::Parts;
     use std::sync::atomic::{AtomicBool, Ordering};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
@@ -334,16 +333,14 @@ mod tests {
     fn a_context_whose_calls_take_long_holds_up_no_other() {
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
         let worker = Worker::new(Parts {
-            driver: Driver {
-                cuCtxSetCurrent: Some(set_current),
-                ..Driver::default()
-            },
-            channel: Arc::clone(&pair.server),
-            quota: 0,
-            addresses: Addresses::Anywhere,
-            output: Output::none(),
-            devices: 1,
             primaries: vec![QUICK, SLOW],
+            ..Parts::bare(
+                Driver {
+                    cuCtxSetCurrent: Some(set_current),
+                    ..Driver::default()
+                },
+                Arc::clone(&pair.server),
+            )
         });
         let mut issuer = Issuer::new(Arc::clone(&worker), pair.consumer);
         let reader = std::thread::spawn(move || issuer.run());

@@ -263,13 +263,11 @@ fn start(worker: &Arc<Worker>, ctx: u64) -> Option<Arc<Queue>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Output;
-    use crate::state::{Addresses, Parts};
+    use crate::state::Parts;
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback::{self, Loopback};
     use vgpu_channel::ring::RecordHeader;
     use vgpu_channel::server::Config;
-    use vgpu_channel::wait::SpinBudget;
     use vgpu_driver::Driver;
     use vgpu_protocol::number::internal::PING;
     use vgpu_protocol::wire::RECORD_REPLY;
@@ -277,17 +275,8 @@ mod tests {
     fn worker(contexts: &[u64]) -> (Arc<Worker>, Loopback) {
         let pair = loopback::pair(&Config::default(), Hello::new(0, 0), &[]).expect("a channel");
         let worker = Worker::new(Parts {
-            driver: Driver::default(),
-            channel: Arc::clone(&pair.server),
-            quota: 0,
-            addresses: Addresses::Anywhere,
-            output: Output::none(),
-            figures: crate::figures::Counts::private(),
-            devices: 1,
             primaries: contexts.to_vec(),
-            archs: Vec::new(),
-            budget: SpinBudget::default(),
-            permits: None,
+            ..Parts::bare(Driver::default(), Arc::clone(&pair.server))
         });
         (worker, pair)
     }

@@ -27,6 +27,7 @@ pub mod capture;
 pub mod contexts;
 pub mod control;
 pub mod copies;
+pub mod describe;
 pub mod device;
 pub mod dispatch;
 pub mod figures;

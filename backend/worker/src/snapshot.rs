@@ -213,7 +213,11 @@ mod tests {
             cuDeviceGetAttribute: Some(always_one),
             ..Driver::default()
         };
-        let snapshot = device(&driver, CUdevice(0), &Quota::new(0));
+        let snapshot = device(
+            &driver,
+            CUdevice(0),
+            &Quota::new(0, crate::figures::Counts::private()),
+        );
         for masked in [83, 88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
             assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
         }

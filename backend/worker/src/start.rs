@@ -284,17 +284,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
 /// [`run`] does after a driver is there, without the process's isolation.
 pub fn serve_in_process(driver: Driver, devices: i32, consumer: Consumer) -> Ended {
     let worker = Worker::new(Parts {
-        driver,
-        channel: Arc::clone(consumer.channel()),
-        quota: 0,
-        addresses: Addresses::Anywhere,
-        output: Output::none(),
-        figures: Counts::private(),
         devices,
-        primaries: Vec::new(),
-        archs: Vec::new(),
-        budget: SpinBudget::default(),
-        permits: None,
+        ..Parts::bare(driver, Arc::clone(consumer.channel()))
     });
     let ended = Issuer::new(Arc::clone(&worker), consumer).run();
     worker.stop();

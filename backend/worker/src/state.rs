@@ -125,6 +125,25 @@ pub struct Parts {
     pub permits: Option<Permits>,
 }
 
+impl Parts {
+    /// A worker with `driver` for one device on `channel`, and nothing else: no quota, no window, no relayed text.
+    pub fn bare(driver: Driver, channel: Arc<Channel>) -> Self {
+        Self {
+            driver,
+            channel,
+            quota: 0,
+            addresses: Addresses::Anywhere,
+            output: Output::none(),
+            figures: Counts::private(),
+            devices: 1,
+            primaries: Vec::new(),
+            archs: Vec::new(),
+            budget: SpinBudget::default(),
+            permits: None,
+        }
+    }
+}
+
 impl Worker {
     /// Checks `ready` for as long as `budget` lasts, or only a few times while as many threads of the host spin as may
     /// (`semantics.md` 22); whether it became true.

@@ -11,7 +11,7 @@
 
 use core::mem::size_of;
 use static_assertions::const_assert_eq;
-use vgpu_channel::link::Hello;
+use vgpu_channel::link::{Answer, Hello, Query};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// [`ToMapper::kind`]: open a channel.
@@ -20,12 +20,14 @@ pub const OPEN: u32 = 1;
 pub const GROW: u32 = 2;
 /// [`ToMapper::kind`]: the program is gone.
 pub const CLOSE: u32 = 3;
+/// [`ToMapper::kind`]: a program's question; the hello is not used.
+pub const ASK: u32 = 4;
 
 /// Parser to mapper.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ToMapper {
-    /// [`OPEN`], [`GROW`] or [`CLOSE`].
+    /// [`OPEN`], [`GROW`], [`CLOSE`] or [`ASK`].
     pub kind: u32,
     /// The program's number for a growth.
     pub id: u32,
@@ -37,11 +39,16 @@ pub struct ToMapper {
     pub process: u32,
     /// Bytes wanted.
     pub bytes: u64,
+    /// The program's question; of an [`ASK`] only.
+    pub query: Query,
     /// The program's hello; of an [`OPEN`] only.
     pub hello: Hello,
 }
 
-const_assert_eq!(size_of::<ToMapper>(), 32 + size_of::<Hello>());
+const_assert_eq!(
+    size_of::<ToMapper>(),
+    32 + size_of::<Query>() + size_of::<Hello>()
+);
 
 /// [`ToParser::kind`]: the mapper is there and answers from now on.
 pub const HERE: u32 = 1;
@@ -51,22 +58,26 @@ pub const OPENED: u32 = 2;
 pub const GROWN: u32 = 3;
 /// [`ToParser::kind`]: the channel is over.
 pub const ENDED: u32 = 4;
+/// [`ToParser::kind`]: answer to [`ASK`]; the body is an `Answer`.
+pub const ANSWERED: u32 = 5;
+/// Bytes of [`ToParser::body`].
+pub const BODY_BYTES: usize = size_of::<Answer>();
 
 /// Mapper to parser.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ToParser {
-    /// [`HERE`], [`OPENED`], [`GROWN`] or [`ENDED`].
+    /// [`HERE`], [`OPENED`], [`GROWN`], [`ENDED`] or [`ANSWERED`].
     pub kind: u32,
     /// A `LinkStatus`.
     pub status: u32,
     /// The channel, by the parser's number.
     pub channel: u64,
     /// What the kind says.
-    pub body: [u8; 64],
+    pub body: [u8; BODY_BYTES],
 }
 
-const_assert_eq!(size_of::<ToParser>(), 80);
+const_assert_eq!(size_of::<ToParser>(), 16 + BODY_BYTES);
 
 /// [`Word::kind`], from the keeper: the first message, with the descriptors that the process works with.
 pub const START: u32 = 1;

@@ -2,14 +2,17 @@
 //!
 //! | stage of a client | waits for | at most |
 //! |---|---|---|
-//! | greeting | the mapper's beginning, then the program's hello | 10 s, then 2 s |
+//! | greeting | the mapper's beginning, then the program's hello or question | 10 s, then 2 s |
+//! | asking | the mapper's answer | 11 s |
 //! | opening | the mapper's answer | 40 s |
 //! | serving | requests, or either side's end | |
 //!
 //! It holds no device, no capability and no memory of a channel: the four descriptors of a welcome pass through it. It
 //! ends when the mapper's socket does; the keeper then starts both anew.
 
-use crate::messages::{CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser};
+use crate::messages::{
+    ANSWERED, ASK, CLOSE, ENDED, GROW, GROWN, HERE, OPEN, OPENED, ToMapper, ToParser,
+};
 use crate::options::ParserOptions;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -18,13 +21,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use vgpu_channel::link::event::ready;
-use vgpu_channel::link::listener::{HELLO_TIMEOUT, refuse};
-use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, Hello, WELCOME_FDS};
-use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::link::listener::{HELLO_TIMEOUT, hear, refuse};
+use vgpu_channel::link::message::{GROW_MAGIC, GrowRequest, GrowResponse, WELCOME_FDS, Welcome};
+use vgpu_channel::link::{First, LinkError, LinkStatus, Listener, Query, Socket};
 use zerocopy::{FromZeros, IntoBytes, transmute};
 
 /// How long the mapper may take to open a channel.
 const OPENING: Duration = Duration::from_secs(40);
+/// How long an answer may take: the host gives up after 10 s.
+const ASKING: Duration = Duration::from_secs(11);
 /// How long programs are kept waiting for a mapper that has not begun yet, at the start and after a crash.
 const BEGINNING: Duration = Duration::from_secs(10);
 /// Connections taken per turn.
@@ -41,6 +46,7 @@ const BACKLOG: usize = 65536;
 #[derive(Debug)]
 enum Stage {
     Greeting { deadline: Instant },
+    Asking { deadline: Instant },
     Opening { deadline: Instant },
     Serving { growing: Option<u32> },
 }
@@ -144,7 +150,9 @@ impl Parser {
         }
         self.accept();
         for client in self.clients.values() {
-            if matches!(client.stage, Stage::Greeting { .. }) && hear(&client.socket).is_ok() {
+            if matches!(client.stage, Stage::Greeting { .. })
+                && hear(&client.socket, Duration::ZERO).is_ok()
+            {
                 refuse(&client.socket, LinkStatus::NoDevice);
             }
         }
@@ -198,7 +206,7 @@ impl Parser {
             let listening = match client.stage {
                 Stage::Greeting { .. } => !self.is_beginning(),
                 Stage::Serving { growing } => growing.is_none(),
-                Stage::Opening { .. } => false,
+                Stage::Asking { .. } | Stage::Opening { .. } => false,
             };
             if listening {
                 flags |= PollFlags::IN;
@@ -329,7 +337,7 @@ impl Parser {
     /// Forgets a client and its channel.
     fn end(&mut self, id: u64) {
         if let Some(client) = self.clients.remove(&id)
-            && !matches!(client.stage, Stage::Greeting { .. })
+            && !matches!(client.stage, Stage::Greeting { .. } | Stage::Asking { .. })
         {
             self.tell(CLOSE, id, |_| {});
         }
@@ -348,8 +356,8 @@ impl Parser {
             return;
         };
         let user = client.user;
-        let hello = match hear(&client.socket) {
-            Ok(hello) => hello,
+        let first = match hear(&client.socket, Duration::ZERO) {
+            Ok(first) => first,
             Err(LinkError::TimedOut) => return,
             Err(error) => {
                 if !matches!(error, LinkError::Closed) {
@@ -358,28 +366,45 @@ impl Parser {
                 return self.end(id);
             }
         };
-        let refusal = if client.surplus {
-            Some(LinkStatus::Busy)
-        } else if !self.mapper_here {
-            Some(LinkStatus::NoDevice)
-        } else {
-            None
+        let refusal = match first {
+            _ if !self.mapper_here => Some(LinkStatus::NoDevice),
+            // A question takes nothing, so it does not count.
+            First::Hello(_) if client.surplus => Some(LinkStatus::Busy),
+            _ => None,
         };
         if let Some(status) = refusal {
             refuse(&client.socket, status);
             return self.end(id);
         }
         let process = client.process;
+        let now = Instant::now();
+        let stage = match first {
+            First::Hello(hello) => {
+                self.tell(OPEN, id, |message| {
+                    message.user = user;
+                    message.process = process;
+                    message.hello = hello;
+                });
+                Stage::Opening {
+                    deadline: now + OPENING,
+                }
+            }
+            First::Query(query) => {
+                self.tell(ASK, id, |message| {
+                    message.query = Query {
+                        user,
+                        process,
+                        ..query
+                    };
+                });
+                Stage::Asking {
+                    deadline: now + ASKING,
+                }
+            }
+        };
         if let Some(client) = self.clients.get_mut(&id) {
-            client.stage = Stage::Opening {
-                deadline: Instant::now() + OPENING,
-            };
+            client.stage = stage;
         }
-        self.tell(OPEN, id, |message| {
-            message.user = user;
-            message.process = process;
-            message.hello = hello;
-        });
     }
 
     fn request(&mut self, id: u64) {
@@ -425,7 +450,7 @@ impl Parser {
             .collect();
         for id in expired {
             if let Some(client) = self.clients.get(&id)
-                && matches!(client.stage, Stage::Opening { .. })
+                && matches!(client.stage, Stage::Opening { .. } | Stage::Asking { .. })
             {
                 refuse(&client.socket, LinkStatus::Internal);
             }
@@ -462,11 +487,22 @@ impl Parser {
         let sent = match (message.kind, &client.stage) {
             (OPENED, Stage::Opening { .. }) if status == LinkStatus::Ok => {
                 client.stage = Stage::Serving { growing: None };
+                let welcome = message.body.get(..size_of::<Welcome>());
                 borrowed.len() == WELCOME_FDS
-                    && client.socket.send(&message.body, &borrowed).is_ok()
+                    && welcome.is_some_and(|bytes| client.socket.send(bytes, &borrowed).is_ok())
             }
             (OPENED, Stage::Opening { .. }) => {
                 refuse(&client.socket, status);
+                self.clients.remove(&id);
+                return;
+            }
+            (ANSWERED, Stage::Asking { .. }) => {
+                if status == LinkStatus::Ok {
+                    // One that is gone misses it.
+                    let _ = client.socket.send(&message.body, &[]);
+                } else {
+                    refuse(&client.socket, status);
+                }
                 self.clients.remove(&id);
                 return;
             }
@@ -494,7 +530,9 @@ impl Parser {
 impl Client {
     fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Greeting { deadline } | Stage::Opening { deadline } => Some(deadline),
+            Stage::Greeting { deadline }
+            | Stage::Asking { deadline }
+            | Stage::Opening { deadline } => Some(deadline),
             Stage::Serving { .. } => None,
         }
     }
@@ -502,16 +540,4 @@ impl Client {
 
 fn number_of(pid: Pid) -> u32 {
     u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0)
-}
-
-/// Reads a hello that is there. An unacceptable one is answered before the error is given.
-fn hear(socket: &Socket) -> Result<Hello, LinkError> {
-    let received = socket.receive_plain::<{ size_of::<Hello>() }>(Duration::ZERO);
-    let parsed = received.and_then(|bytes| Ok(Hello::parse(&bytes)?));
-    match &parsed {
-        Err(LinkError::Malformed) => refuse(socket, LinkStatus::Malformed),
-        Err(LinkError::Hello(error)) => refuse(socket, (*error).into()),
-        _ => {}
-    }
-    parsed
 }

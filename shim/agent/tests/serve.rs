@@ -13,8 +13,9 @@ use vgpu_agent::messages::{
     CLOSE, ENDED, GROW, HERE, OPEN, OPENED, PARSER, STOP, ToMapper, ToParser, Word,
 };
 use vgpu_agent::parser::{self, Parser};
+use vgpu_channel::link::query::ask;
 use vgpu_channel::link::virtio::{NOTICE_ENDED, NOTICE_WAKE};
-use vgpu_channel::link::{LinkError, LinkStatus, Listener, Socket};
+use vgpu_channel::link::{LinkError, LinkStatus, Listener, Query, Socket};
 use vgpu_channel::segment::SegmentFd;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -367,7 +368,9 @@ fn a_gone_device_ends_the_mapper() {
     let mut mapper = Mapper::start(&host, true, MAPPER, u64::MAX);
     let socket = Socket::from_fd(mapper.give_parser());
     host.expect("settled", 1);
-    let (bytes, _) = socket.receive_with_fds::<80>(WAIT).unwrap();
+    let (bytes, _) = socket
+        .receive_with_fds::<{ size_of::<ToParser>() }>(WAIT)
+        .unwrap();
     assert_eq!(ToParser::read_from_bytes(&bytes).unwrap().kind, HERE);
     host.remove();
     socket.send(open(1).as_bytes(), &[]).unwrap();
@@ -405,7 +408,9 @@ fn open(token: u64) -> ToMapper {
 }
 
 fn next(socket: &Socket) -> (ToParser, Vec<OwnedFd>) {
-    let (bytes, fds) = socket.receive_with_fds::<80>(WAIT).unwrap();
+    let (bytes, fds) = socket
+        .receive_with_fds::<{ size_of::<ToParser>() }>(WAIT)
+        .unwrap();
     (ToParser::read_from_bytes(&bytes).unwrap(), fds)
 }
 
@@ -477,7 +482,10 @@ fn a_parser_that_dies_or_misbehaves_takes_its_channels_only() {
         let parser = Socket::from_fd(mapper.give_parser());
         assert_eq!(next(&parser).0.kind, HERE);
         misdeed(&parser);
-        while parser.receive_with_fds::<80>(WAIT).is_ok() {}
+        while parser
+            .receive_with_fds::<{ size_of::<ToParser>() }>(WAIT)
+            .is_ok()
+        {}
         assert!(parser.is_gone());
     }
     // All pages but the queues' come back.
@@ -498,4 +506,57 @@ fn a_mapper_without_a_keeper_resets_the_device_and_ends() {
     let thread = mapper.thread.take().unwrap();
     thread.join().unwrap().unwrap();
     assert_eq!(host.log().last().map(String::as_str), Some("reset"));
+}
+
+#[test]
+fn a_question_is_passed_on_and_takes_no_channel() {
+    let agent = Agent::new(true);
+    let query = Query::new(2, 7, 0);
+    let answer = ask(&agent.path, &query, WAIT).unwrap();
+    assert_eq!(answer.kind, 2);
+    // The host was told who asks, whatever the program said.
+    let [user, process] = [0, 4].map(|at| {
+        let bytes = answer.body[at..at + 4].try_into().unwrap();
+        u32::from_le_bytes(bytes)
+    });
+    assert_eq!(user, rustix::process::geteuid().as_raw());
+    assert_eq!(process, std::process::id());
+    assert_eq!(agent.host.count("open"), 0);
+    // A host that does not know what a question is.
+    agent.host.plan(|plan| plan.no_questions = true);
+    match ask(&agent.path, &query, WAIT) {
+        Err(LinkError::Refused(LinkStatus::Malformed)) => {}
+        other => panic!("{other:?}"),
+    }
+    // Many at once: each gets an answer or is told to come later, and channels are opened meanwhile.
+    agent.host.plan(|plan| plan.no_questions = false);
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let path = agent.path.clone();
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    ask(&path, &Query::new(2, 0, 0), WAIT).unwrap();
+                }
+            })
+        })
+        .collect();
+    let program = Program::start(&agent.path);
+    check_marks(&program.control, 1);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn questions_of_a_lost_session_are_answered() {
+    let agent = Agent::new(false);
+    agent.host.plan(|plan| plan.hold_questions = true);
+    let path = agent.path.clone();
+    let asking = std::thread::spawn(move || ask(&path, &Query::new(2, 0, 0), WAIT));
+    agent.host.expect("asked", 1);
+    agent.host.fail();
+    match asking.join().unwrap() {
+        Err(LinkError::Refused(LinkStatus::NoDevice)) => {}
+        other => panic!("{other:?}"),
+    }
 }

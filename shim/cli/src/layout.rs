@@ -1,5 +1,5 @@
 //! Where the parts of the project lie relative to this command: in an installed tree
-//! (`bin/vgpu`, `bin/vhost-user-vgpu`, `lib/libcuda.so.1` or, after `vgpu install`, `lib/vgpu/libcuda.so.1`) or in a build directory.
+//! (`bin/vgpu`, `bin/vhost-user-vgpu`, the shims in `lib` or, after `vgpu install`, in `lib/vgpu`) or in a build directory.
 
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The parts that `vgpu run` needs.
 #[derive(Debug)]
 pub struct Layout {
-    /// Directory that holds `libcuda.so.1` and nothing else that a program could pick up.
+    /// Directory that holds `libcuda.so.1`, as a rule `libnvidia-ml.so.1`, and nothing else that a program could pick up.
     pub library_dir: PathBuf,
     /// The backend.
     pub backend: PathBuf,
@@ -53,8 +53,13 @@ impl Layout {
         let library_dir = bin.join("vgpu-lib");
         std::fs::create_dir_all(&library_dir)
             .with_context(|| format!("{}", library_dir.display()))?;
-        for name in ["libcuda.so.1", "libcuda.so"] {
-            match symlink(&built, library_dir.join(name)) {
+        let monitors = bin.join("libnvidia_ml.so");
+        for (name, built) in [
+            ("libcuda.so.1", &built),
+            ("libcuda.so", &built),
+            ("libnvidia-ml.so.1", &monitors),
+        ] {
+            match symlink(built, library_dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                     return Err(error)
                         .with_context(|| format!("{}", library_dir.join(name).display()));

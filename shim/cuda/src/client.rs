@@ -7,7 +7,6 @@ use crate::copy::copiers;
 use crate::stream::State;
 use crate::{call, environment, log, stats, stream, thread, visible};
 use core::ffi::c_void;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,9 +24,6 @@ use vgpu_protocol::wire::{
     Counters, DeviceSnapshot, RECORD_REPLY, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix,
 };
 use zerocopy::{FromZeros, IntoBytes};
-
-/// Where the backend listens unless `VGPU_SOCKET` says otherwise.
-const DEFAULT_SOCKET: &str = "/run/vgpu/vgpu.sock";
 
 /// What `cuDriverGetVersion` says while nobody can be asked: the newest API this library knows.
 const OWN_VERSION: u32 = 13000;
@@ -292,9 +288,7 @@ pub fn driver_version() -> u32 {
 
 impl Client {
     fn connect() -> Result<Self, CUresult> {
-        let path = PathBuf::from(
-            environment::var("VGPU_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.to_owned()),
-        );
+        let path = vgpu_process::socket();
         let refuse = |reason: &dyn core::fmt::Display| {
             log::line(format_args!("no GPU: {}: {reason}", path.display()));
             CUresult::NO_DEVICE

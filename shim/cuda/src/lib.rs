@@ -30,7 +30,6 @@ mod client;
 mod context;
 mod copy;
 mod device;
-mod environment;
 mod event;
 mod fill;
 mod function;
@@ -40,7 +39,6 @@ mod image;
 mod jit;
 mod launch;
 mod link;
-mod log;
 mod memory;
 mod module;
 mod pool;
@@ -73,6 +71,7 @@ mod hand {
     pub use crate::tables::*;
 }
 
+use vgpu_process::{environment, log};
 use vgpu_protocol::cuda::CUresult;
 
 /// Stores a result where the program wants it.

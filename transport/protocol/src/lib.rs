@@ -6,6 +6,7 @@
 //!   driver, declared once. Exports, `cuGetProcAddress` answers, wire structs, the backend's
 //!   driver table and dispatch, and the coverage report all come from it.
 //! * [`wire`] — request and reply structs: generated ones per call, and those with odd shapes.
+//! * [`facts`] — what may be known of the devices without a channel: NVML's side.
 //! * [`number`] — permanent call numbers and what the table says about each call.
 //!
 //! What never lives here: code of one side only, and anything about how bytes travel
@@ -16,10 +17,11 @@
 pub mod table;
 
 pub mod cuda;
+pub mod facts;
 pub mod number;
 pub mod wire;
 
 /// Version of the wire protocol. Equal majors talk to each other; minors may differ by two.
 pub const PROTOCOL_MAJOR: u16 = 1;
 /// See [`PROTOCOL_MAJOR`].
-pub const PROTOCOL_MINOR: u16 = 0;
+pub const PROTOCOL_MINOR: u16 = 1;

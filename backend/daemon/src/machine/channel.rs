@@ -3,6 +3,7 @@
 use super::ring::Chain;
 use super::table::Files;
 use crate::client::Terms;
+use crate::facts::Held;
 use crate::process::Worker;
 use crate::status::registry::{Entry, Origin};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -58,6 +59,8 @@ pub enum Answer {
 pub struct Channel {
     /// The driver's number.
     pub number: u64,
+    /// The process in the guest.
+    process: u32,
     /// Its worker, until it is reaped.
     pub worker: Option<Worker>,
     /// Where it is.
@@ -186,6 +189,7 @@ impl Channel {
             Ok((worker, entry, sent, doorbell, wake, bytes, maps)) => {
                 let mut channel = Channel {
                     number,
+                    process: open.process,
                     worker: Some(worker),
                     stage: Stage::Starting {
                         deadline: Instant::now() + START,
@@ -217,6 +221,15 @@ impl Channel {
     /// Whether the driver may name it.
     pub fn is_open(&self) -> bool {
         !self.forget
+    }
+
+    /// What its process holds of the device, as `asker` in the same guest sees it.
+    pub fn held(&self, asker: u32) -> Option<Held> {
+        Some(Held {
+            process: self.process,
+            own: self.process == asker && asker != 0,
+            bytes: self.entry.as_ref()?.held(),
+        })
     }
 
     /// When its worker must have spoken.

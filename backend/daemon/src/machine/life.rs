@@ -86,6 +86,7 @@ impl Machine {
         self.rings = [None, None];
         self.kept.clear();
         self.hellos.clear();
+        self.questions.clear();
         self.session = None;
         self.stopped_at = None;
         self.quiet_by = None;
@@ -106,7 +107,11 @@ impl Machine {
     }
 
     pub(super) fn answer_front(&mut self) {
-        let still = || self.channels.values().all(Channel::is_still) && self.hellos.is_empty();
+        let still = || {
+            self.channels.values().all(Channel::is_still)
+                && self.hellos.is_empty()
+                && self.questions.is_empty()
+        };
         let over = match &self.wait {
             None => return,
             Some(Wait::Stop(_)) => still(),

@@ -50,10 +50,10 @@ use vgpu_channel::control::ControlLayout;
 use vgpu_channel::link::message::{MAJOR, MINOR};
 use vgpu_channel::link::virtio::{
     CONFIG_MAGIC, CONTROL_QUEUE, Closed, DeviceConfig, KIND_CLOSE, KIND_GROW, KIND_HELLO,
-    KIND_OPEN, Request, SessionWelcome,
+    KIND_OPEN, KIND_QUERY, Request, SessionWelcome,
 };
 pub use vgpu_channel::link::virtio::{QUEUE_SIZE, QUEUES};
-use vgpu_channel::link::{Event, GrowResponse, LinkStatus, Welcome};
+use vgpu_channel::link::{Answer as QueryAnswer, Event, GrowResponse, LinkStatus, Query, Welcome};
 use vgpu_protocol::number::fingerprint;
 use vgpu_worker::setup::QUIESCE_TIME;
 use zerocopy::FromBytes;
@@ -128,6 +128,8 @@ pub struct Machine {
     claims: BTreeMap<u64, (u64, u64)>,
     /// Hellos that wait until channels below this number are gone.
     hellos: Vec<(Chain, u64)>,
+    /// Questions that are not answered yet.
+    questions: Vec<(Chain, Query)>,
     /// Chains for notices.
     kept: VecDeque<Chain>,
     wait: Option<Wait>,
@@ -238,6 +240,7 @@ impl Machine {
             next: 0,
             claims: BTreeMap::new(),
             hellos: Vec::new(),
+            questions: Vec::new(),
             kept: VecDeque::new(),
             wait: None,
             quiet_by: None,
@@ -248,6 +251,11 @@ impl Machine {
     /// Whether nobody uses it.
     pub fn is_idle(&self) -> bool {
         !self.connected && self.channels.is_empty()
+    }
+
+    /// Whether a question waits for a look at the host's memory.
+    pub fn asks(&self) -> bool {
+        !self.questions.is_empty()
     }
 
     /// Workers that are not reaped yet.
@@ -356,6 +364,7 @@ impl Machine {
         self.notify();
         self.expire();
         self.answer_hellos();
+        self.answer_questions(terms);
         self.answer_front();
     }
 
@@ -435,6 +444,7 @@ fn room(bytes: &[u8]) -> usize {
         Ok(KIND_OPEN) => size_of::<Welcome>(),
         Ok(KIND_GROW) => size_of::<GrowResponse>(),
         Ok(KIND_CLOSE) => size_of::<Closed>(),
+        Ok(KIND_QUERY) => size_of::<QueryAnswer>(),
         _ => 0,
     }
 }

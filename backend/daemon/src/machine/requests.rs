@@ -5,14 +5,15 @@ use super::ring::Chain;
 use super::table::{Files, Unusable};
 use super::{BURST, MAX_MAPS, Machine, Session, overlaps, room};
 use crate::client::Terms;
+use crate::facts::Held;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use vgpu_channel::link::LinkStatus;
 use vgpu_channel::link::message::{MAJOR, MINOR};
 use vgpu_channel::link::virtio::{
     CONTROL_QUEUE, Closed, MAX_REQUEST, Open, Order, Piece, SessionHello, SessionWelcome, parse,
 };
+use vgpu_channel::link::{Answer as QueryAnswer, LinkStatus};
 use vgpu_channel::maps;
 use zerocopy::IntoBytes;
 
@@ -100,6 +101,10 @@ impl Machine {
                 pieces,
             } => self.grow(chain, channel, id, &pieces, terms.pinned),
             Order::Close { channel } => self.close(chain, channel),
+            Order::Query(query) => {
+                self.questions.push((chain, query));
+                None
+            }
         };
         self.answer_all(answer);
     }
@@ -150,6 +155,29 @@ impl Machine {
             } else {
                 self.welcome_session(&chain, LinkStatus::Ok);
             }
+        }
+    }
+
+    /// Answers questions, but those that wait for a look at the host's memory. In the guest everybody sees everybody.
+    pub(super) fn answer_questions(&mut self, terms: &Terms) {
+        for (chain, query) in std::mem::take(&mut self.questions) {
+            // A front-end that waits for every request to be over does not wait for that.
+            if self.wait.is_none() && terms.facts.needs_look(&query, &terms.board) {
+                self.questions.push((chain, query));
+                continue;
+            }
+            let answer = match self.session {
+                None => QueryAnswer::new(query.kind, LinkStatus::Denied, &[]),
+                Some(_) => {
+                    let held: Vec<Held> = self
+                        .channels
+                        .values()
+                        .filter_map(|channel| channel.held(query.process))
+                        .collect();
+                    terms.facts.answer(&query, &terms.board, &held)
+                }
+            };
+            self.give(CONTROL_QUEUE, &chain, answer.as_bytes());
         }
     }
 

@@ -53,6 +53,14 @@ pub struct Registry(Arc<Mutex<(u64, Table)>>);
 pub struct Entry {
     registry: Registry,
     id: u64,
+    served: Arc<Served>,
+}
+
+impl Entry {
+    /// Bytes of device memory that the client's worker says it holds.
+    pub fn held(&self) -> u64 {
+        self.served.figures().memory_used
+    }
 }
 
 /// A page for a client that is not served yet.
@@ -98,11 +106,12 @@ impl Candidate {
         let mut table = self.registry.lock();
         table.0 += 1;
         let id = table.0;
-        table.1.insert(id, served);
+        table.1.insert(id, Arc::clone(&served));
         drop(table);
         Entry {
             registry: self.registry,
             id,
+            served,
         }
     }
 }

@@ -4,20 +4,22 @@ use super::channels::{Channel, Growth, Stage};
 use super::memory::Made;
 use super::rings::Tag;
 use super::{
-    FIRST_CHANNEL, MAX_SEGMENTS, Mapper, MapperError, RETRY_FIRST, Session, error_text, status_of,
-    watch,
+    FIRST_CHANNEL, MAX_QUESTIONS, MAX_SEGMENTS, Mapper, MapperError, RETRY_FIRST, Session,
+    error_text, status_of, watch,
 };
 use crate::device::Device;
-use crate::messages::{CLOSE, GROW, GROWN, OPEN, OPENED, ToMapper};
+use crate::messages::{ANSWERED, ASK, BODY_BYTES, CLOSE, GROW, GROWN, OPEN, OPENED, ToMapper};
 use crate::pages::Taken;
 use rustix::event::epoll;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use vgpu_channel::control::ControlLayout;
-use vgpu_channel::link::LinkStatus;
 use vgpu_channel::link::message::{GROW_MAGIC, GrowResponse, Hello, WELCOME_MAGIC, Welcome};
-use vgpu_channel::link::virtio::{Closed, Grow, KIND_CLOSE, KIND_GROW, KIND_OPEN, Open};
+use vgpu_channel::link::virtio::{
+    Closed, Grow, KIND_CLOSE, KIND_GROW, KIND_OPEN, KIND_QUERY, Open,
+};
+use vgpu_channel::link::{Answer, LinkStatus};
 use vgpu_channel::segment::{SEGMENT_ALIGN, SEGMENT_MAX};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -25,16 +27,16 @@ impl<D: Device> Mapper<D> {
     /// The parser's request.
     pub(super) fn asked(&mut self, message: ToMapper) -> Result<(), MapperError> {
         match message.kind {
-            OPEN => {
+            OPEN | ASK => {
                 if matches!(self.session, Session::Ready) {
                     // A device that failed while nobody looked is mended first.
                     match self.examine() {
-                        Ok(()) => return self.open(message),
+                        Ok(()) => return self.begin(message),
                         Err(error) => self.lose(error)?,
                     }
                 }
                 if self.waiting.len() >= self.limits.channels {
-                    self.refuse_open(message.channel, LinkStatus::Busy);
+                    self.refuse(&message, LinkStatus::Busy);
                     return Ok(());
                 }
                 // It is refused if the next attempt fails, which is made soon for its sake.
@@ -59,6 +61,55 @@ impl<D: Device> Mapper<D> {
                 self.drop_parser("it sent nonsense");
                 Ok(())
             }
+        }
+    }
+
+    /// Does what was asked for, in a session.
+    pub(super) fn begin(&mut self, message: ToMapper) -> Result<(), MapperError> {
+        match message.kind {
+            ASK => self.ask(&message),
+            _ => self.open(message),
+        }
+    }
+
+    /// Refuses what waited for a session, or cannot be.
+    pub(super) fn refuse(&mut self, message: &ToMapper, status: LinkStatus) {
+        match message.kind {
+            ASK => self.say(ANSWERED, status, message.channel, &[], vec![]),
+            _ => self.refuse_open(message.channel, status),
+        }
+    }
+
+    /// Passes a question on to the host.
+    fn ask(&mut self, message: &ToMapper) -> Result<(), MapperError> {
+        let token = message.channel;
+        let Some(rings) = &mut self.rings else {
+            self.refuse(message, LinkStatus::NoDevice);
+            return Ok(());
+        };
+        if self.questions.len() >= MAX_QUESTIONS {
+            self.refuse(message, LinkStatus::Busy);
+            return Ok(());
+        }
+        self.last_question += 1;
+        let tag = Tag {
+            kind: KIND_QUERY,
+            channel: self.last_question,
+        };
+        rings.request(tag, &[message.query.as_bytes()], size_of::<Answer>())?;
+        self.questions.insert(self.last_question, token);
+        self.nap.reset();
+        Ok(())
+    }
+
+    /// The host has answered a question, or does not know what one is.
+    pub(super) fn told(&mut self, question: u64, bytes: &[u8]) {
+        let Some(token) = self.questions.remove(&question) else {
+            return;
+        };
+        match bytes.len() {
+            BODY_BYTES => self.say(ANSWERED, LinkStatus::Ok, token, bytes, vec![]),
+            _ => self.say(ANSWERED, status_of(bytes), token, &[], vec![]),
         }
     }
 

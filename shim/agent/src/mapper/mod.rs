@@ -37,7 +37,7 @@ use nap::Nap;
 use rings::Rings;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const CHECKUP: Duration = Duration::from_millis(100);
 /// Messages for the parser that may wait; it is ended when it does not read them.
 const BACKLOG: usize = 4096;
+/// Questions that may be unanswered at once: fewer than the queue takes beside requests about channels.
+const MAX_QUESTIONS: usize = 32;
 /// Segments of one channel: each is a map in two processes.
 const MAX_SEGMENTS: usize = 4096;
 /// Events taken from epoll at once.
@@ -164,8 +166,13 @@ pub struct Mapper<D> {
     signaller: Signaller,
     /// Pages of sessions that failed: the host lets go of them when it begins the next.
     quarantine: Vec<Taken>,
-    /// Opens that came while the host was greeted.
+    /// Opens and questions that came while the host was greeted.
     waiting: Vec<ToMapper>,
+    /// Questions that the host has not answered: who asked, by the parser's number. The key is never used again, so that an
+    /// answer never reaches a later parser's program.
+    questions: BTreeMap<u64, u64>,
+    /// The last key.
+    last_question: u64,
     nap: Nap,
     checkup: Instant,
     stopping: bool,
@@ -221,6 +228,8 @@ impl<D: Device> Mapper<D> {
             signaller: Signaller::new()?,
             quarantine: Vec::new(),
             waiting: Vec::new(),
+            questions: BTreeMap::new(),
+            last_question: 0,
             nap: Nap::new(),
             checkup: now,
             stopping: false,

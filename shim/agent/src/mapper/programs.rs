@@ -2,7 +2,7 @@
 
 use super::{BACKLOG, EVENTS, Mapper, MapperError, PARSER_SOCKET, Parser, error_text, watch};
 use crate::device::Device;
-use crate::messages::{HERE, ToMapper, ToParser};
+use crate::messages::{BODY_BYTES, HERE, ToMapper, ToParser};
 use rustix::event::epoll;
 use std::collections::VecDeque;
 use std::io;
@@ -28,7 +28,7 @@ impl<D: Device> Mapper<D> {
             kind,
             status: status as u32,
             channel,
-            body: [0; 64],
+            body: [0; BODY_BYTES],
         };
         for (to, from) in message.body.iter_mut().zip(body) {
             *to = *from;
@@ -76,6 +76,7 @@ impl<D: Device> Mapper<D> {
         let _ = epoll::delete(&self.epoll, parser.socket.as_fd());
         drop(parser);
         self.waiting.clear();
+        self.questions.clear();
         for number in self.channels.numbers() {
             // A queue that fails here fails the whole device at the next turn.
             if let Err(error) = self.close(number) {

@@ -6,7 +6,7 @@
 //! | 8 KiB | doorbell queue |
 //! | 16 KiB | 64 notices of 16 bytes |
 //! | 20 KiB | 128 rings of 8 bytes |
-//! | 64 KiB | 56 requests of 16 KiB, the last 128 bytes of each for the answer |
+//! | 64 KiB | 56 requests of 16 KiB, the last 512 bytes of each for the answer |
 //! | 1 MiB | one request of 1 MiB, for long lists of pieces |
 
 use crate::queue::{Addresses, Buffer, Queue, QueueError};
@@ -25,7 +25,7 @@ const REQUEST_OFFSET: usize = 64 << 10;
 const REQUEST_BYTES: usize = 16 << 10;
 const BIG_OFFSET: usize = 1 << 20;
 const BIG_BYTES: usize = 1 << 20;
-const ANSWER_BYTES: usize = 128;
+const ANSWER_BYTES: usize = 512;
 
 /// Notices that the device may keep.
 const NOTICES: usize = 64;

@@ -6,7 +6,7 @@ use super::{
     GREETING, Mapper, MapperError, RETRY_FIRST, RETRY_LAST, Session, error_text, status_of,
 };
 use crate::device::{Device, DeviceError};
-use crate::messages::{ENDED, READY, Word};
+use crate::messages::{ANSWERED, ENDED, READY, Word};
 use rustix::event::epoll;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,8 +14,8 @@ use std::time::Instant;
 use vgpu_channel::link::LinkStatus;
 use vgpu_channel::link::message::{MAJOR, MINOR, MINOR_DISTANCE};
 use vgpu_channel::link::virtio::{
-    CONFIG_MAGIC, KIND_CLOSE, KIND_GROW, KIND_HELLO, KIND_OPEN, NOTICE_ENDED, NOTICE_WAKE, Notice,
-    SessionHello, SessionWelcome,
+    CONFIG_MAGIC, KIND_CLOSE, KIND_GROW, KIND_HELLO, KIND_OPEN, KIND_QUERY, NOTICE_ENDED,
+    NOTICE_WAKE, Notice, SessionHello, SessionWelcome,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -107,8 +107,11 @@ impl<D: Device> Mapper<D> {
             }
             self.quarantine.extend(channel.into_pages());
         }
-        for open in std::mem::take(&mut self.waiting) {
-            self.refuse_open(open.channel, LinkStatus::NoDevice);
+        for message in std::mem::take(&mut self.waiting) {
+            self.refuse(&message, LinkStatus::NoDevice);
+        }
+        for (_, token) in std::mem::take(&mut self.questions) {
+            self.say(ANSWERED, LinkStatus::NoDevice, token, &[], vec![]);
         }
     }
 
@@ -136,6 +139,10 @@ impl<D: Device> Mapper<D> {
             return self.welcomed(&answer.bytes);
         }
         let number = answer.tag.channel;
+        if answer.tag.kind == KIND_QUERY {
+            self.told(number, &answer.bytes);
+            return Ok(());
+        }
         let Some(channel) = self.channels.get(number) else {
             return Ok(());
         };
@@ -189,8 +196,8 @@ impl<D: Device> Mapper<D> {
                 .send(Word::new(READY).as_bytes(), &[])
                 .map_err(MapperError::Keeper)?;
         }
-        for open in std::mem::take(&mut self.waiting) {
-            self.open(open)?;
+        for message in std::mem::take(&mut self.waiting) {
+            self.begin(message)?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use vgpu_channel::link::message::{
     GROW_MAGIC, GrowRequest, GrowResponse, Hello, MAJOR, MINOR, WELCOME_FDS, WELCOME_MAGIC, Welcome,
 };
 use vgpu_channel::link::virtio::*;
-use vgpu_channel::link::{Event, LinkError, LinkStatus, Socket};
+use vgpu_channel::link::{Answer, Event, LinkError, LinkStatus, Query, Socket};
 use vgpu_channel::segment::{HugePages, SEGMENT_ALIGN, SegmentFd};
 use vgpu_channel::shm::View;
 use zerocopy::{FromBytes, IntoBytes};
@@ -34,6 +34,10 @@ pub struct Plan {
     pub refuse_grow: Option<LinkStatus>,
     pub hold_open: bool,
     pub hold_close: bool,
+    /// It is older than questions.
+    pub no_questions: bool,
+    /// It does not answer them.
+    pub hold_questions: bool,
     /// Nothing answers behind the device.
     pub away: bool,
     pub max_channels: Option<u32>,
@@ -544,6 +548,7 @@ impl Side {
             plan.refuse_grow,
             plan.max_channels,
         );
+        let plan_questions = (plan.no_questions, plan.hold_questions);
         drop(plan);
         let number = request.channel;
         let answer = match request.kind {
@@ -633,6 +638,23 @@ impl Side {
                 }
                 .as_bytes()
                 .to_vec()
+            }
+            KIND_QUERY if plan_questions.0 => Closed {
+                status: LinkStatus::Malformed as u32,
+                reserved: 0,
+            }
+            .as_bytes()
+            .to_vec(),
+            KIND_QUERY => {
+                let query = Query::read_from_bytes(rest).unwrap();
+                self.host.note("asked");
+                if plan_questions.1 {
+                    return;
+                }
+                let body = [query.user.to_le_bytes(), query.process.to_le_bytes()].concat();
+                Answer::new(query.kind, LinkStatus::Ok, &body)
+                    .as_bytes()
+                    .to_vec()
             }
             other => panic!("request {other}"),
         };

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::message::{Hello, LinkStatus, MAJOR, MINOR, WELCOME_MAGIC, Welcome};
+use super::query::First;
 use super::socket::{LinkError, Socket};
 use zerocopy::IntoBytes;
 
@@ -106,7 +107,8 @@ impl Listener {
         }
     }
 
-    /// Reads the hello of a connection, within two seconds. An unacceptable one is answered before the error is given.
+    /// Reads the hello of a connection, within two seconds. An unacceptable one is answered before the error is given; a
+    /// question is none.
     ///
     /// This blocks on the client, so a daemon does it on a thread of its own, not in its accept loop.
     ///
@@ -114,23 +116,31 @@ impl Listener {
     ///
     /// [`LinkError`], naming what is wrong; the connection is closed then.
     pub fn greet(socket: Socket) -> Result<Accepted, LinkError> {
-        let bytes: [u8; size_of::<Hello>()] = match socket.receive_plain(HELLO_TIMEOUT) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                if matches!(error, LinkError::Malformed) {
-                    refuse(&socket, LinkStatus::Malformed);
-                }
-                return Err(error);
-            }
-        };
-        match Hello::parse(&bytes) {
-            Ok(hello) => Ok(Accepted { socket, hello }),
-            Err(error) => {
-                refuse(&socket, error.into());
-                Err(error.into())
+        match hear(&socket, HELLO_TIMEOUT)? {
+            First::Hello(hello) => Ok(Accepted { socket, hello }),
+            First::Query(_) => {
+                refuse(&socket, LinkStatus::Malformed);
+                Err(LinkError::Malformed)
             }
         }
     }
+}
+
+/// Reads a client's first message. An unacceptable one is answered before the error is given.
+///
+/// # Errors
+///
+/// [`LinkError`], naming what is wrong; [`LinkError::TimedOut`] if there is none within `timeout`.
+pub fn hear(socket: &Socket, timeout: Duration) -> Result<First, LinkError> {
+    let received = socket.receive_up_to::<{ size_of::<Hello>() }>(timeout);
+    let parsed =
+        received.and_then(|(bytes, len)| Ok(First::parse(bytes.get(..len).unwrap_or_default())?));
+    match &parsed {
+        Err(LinkError::Malformed) => refuse(socket, LinkStatus::Malformed),
+        Err(LinkError::Hello(error)) => refuse(socket, (*error).into()),
+        _ => {}
+    }
+    parsed
 }
 
 /// Answers a hello with a refusal. The client may be gone; that is no error.

@@ -167,11 +167,11 @@ impl Socket {
         }
     }
 
-    /// Receives one message of exactly `N` bytes before the deadline, and at most `MESSAGE_FDS` descriptors.
-    fn receive<const N: usize>(
+    /// Receives one message of at most `N` bytes before the deadline, and at most `MESSAGE_FDS` descriptors.
+    fn receive_any<const N: usize>(
         &self,
         deadline: Instant,
-    ) -> Result<([u8; N], Vec<OwnedFd>), LinkError> {
+    ) -> Result<([u8; N], usize, Vec<OwnedFd>), LinkError> {
         self.wait_readable(deadline)?;
         let mut bytes = [0; N];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
@@ -202,10 +202,36 @@ impl Socket {
         if got.bytes == 0 {
             return Err(LinkError::Closed);
         }
-        if got.bytes != N || got.flags.contains(ReturnFlags::TRUNC) {
+        if got.flags.contains(ReturnFlags::TRUNC) {
             return Err(LinkError::Malformed);
         }
-        Ok((bytes, fds))
+        Ok((bytes, got.bytes, fds))
+    }
+
+    /// Receives one message of exactly `N` bytes before the deadline, and at most `MESSAGE_FDS` descriptors.
+    fn receive<const N: usize>(
+        &self,
+        deadline: Instant,
+    ) -> Result<([u8; N], Vec<OwnedFd>), LinkError> {
+        match self.receive_any(deadline)? {
+            (bytes, len, fds) if len == N => Ok((bytes, fds)),
+            _ => Err(LinkError::Malformed),
+        }
+    }
+
+    /// Receives one message of at most `N` bytes, and its length. Descriptors sent along are closed and are an error.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::receive_plain`]; a longer message is [`LinkError::Malformed`].
+    pub fn receive_up_to<const N: usize>(
+        &self,
+        timeout: Duration,
+    ) -> Result<([u8; N], usize), LinkError> {
+        match self.receive_any(deadline_after(timeout))? {
+            (bytes, len, fds) if fds.is_empty() => Ok((bytes, len)),
+            _ => Err(LinkError::Descriptors),
+        }
     }
 
     /// Server: receives one message of exactly `N` bytes. Descriptors sent along are closed and are an error.

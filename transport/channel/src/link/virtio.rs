@@ -12,6 +12,7 @@
 //! | [`KIND_OPEN`] | [`Open`], its pieces | [`Welcome`](super::Welcome) |
 //! | [`KIND_GROW`] | [`Grow`], its pieces | [`GrowResponse`](super::GrowResponse) |
 //! | [`KIND_CLOSE`] | nothing | [`Closed`] |
+//! | [`KIND_QUERY`] | [`Query`] | [`Answer`](super::Answer) |
 //!
 //! A request that breaks the format is answered, where it has room for it, by [`Closed`] with a status; so the length
 //! given back tells which answer it is. [`parse`] says what the format is.
@@ -34,6 +35,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::message::{Fingerprint, Hello, HelloError};
+use super::query::Query;
 use crate::segment::{SEGMENT_ALIGN, SEGMENT_MAX};
 
 /// The virtio device id used unless told otherwise: in the range for experiments, which no kernel driver claims.
@@ -88,6 +90,8 @@ pub const KIND_OPEN: u32 = 2;
 pub const KIND_GROW: u32 = 3;
 /// Closes a channel; answered once nothing on the host maps its pieces any more.
 pub const KIND_CLOSE: u32 = 4;
+/// Asks a question about the devices; since minor version 1.
+pub const KIND_QUERY: u32 = 5;
 
 /// The head of every request.
 #[repr(C)]
@@ -98,7 +102,7 @@ pub struct Request {
     /// Zero.
     pub reserved: u32,
     /// The channel, by the number that the driver chose for it: not 0, and in [`KIND_OPEN`] higher than every one before in
-    /// this session. 0 in a hello.
+    /// this session. 0 in a hello; in a query the driver's own number for it.
     pub channel: u64,
 }
 
@@ -261,6 +265,8 @@ pub enum Order {
         /// The channel's number.
         channel: u64,
     },
+    /// [`KIND_QUERY`].
+    Query(Query),
 }
 
 /// Why bytes are no request.
@@ -316,7 +322,7 @@ pub fn parse(bytes: &[u8]) -> Result<Order, OrderError> {
     if reserved != 0 {
         return Err(OrderError::Reserved);
     }
-    if !(KIND_HELLO..=KIND_CLOSE).contains(&kind) {
+    if !(KIND_HELLO..=KIND_QUERY).contains(&kind) {
         return Err(OrderError::Kind(kind));
     }
     if (kind == KIND_HELLO) != (channel == 0) {
@@ -350,6 +356,8 @@ pub fn parse(bytes: &[u8]) -> Result<Order, OrderError> {
                 pieces,
             })
         }
+        KIND_QUERY if rest.len() != size_of::<Query>() => Err(length),
+        KIND_QUERY => Ok(Order::Query(Query::parse(rest)?)),
         _ if rest.is_empty() => Ok(Order::Close { channel }),
         _ => Err(length),
     }
@@ -472,6 +480,10 @@ mod tests {
         };
         assert_eq!(parse(&grow(2, &heap)), Ok(expected));
         assert_eq!(parse(&head(KIND_CLOSE, 4)), Ok(Order::Close { channel: 4 }));
+        let query = Query::new(2, 0, 0);
+        let bytes = [head(KIND_QUERY, 9), query.as_bytes().to_vec()].concat();
+        assert_eq!(parse(&bytes), Ok(Order::Query(query)));
+        assert_eq!(parse(&bytes[..70]), Err(OrderError::Length(70)));
         let many = vec![piece(0, PAGE); MAX_PIECES];
         assert!(parse(&grow(MAX_PIECES as u32, &many)).is_ok());
     }
@@ -491,7 +503,7 @@ mod tests {
 
     #[test]
     fn malformed_fields_are_named() {
-        for kind in [0, 5, u32::MAX] {
+        for kind in [0, KIND_QUERY + 1, u32::MAX] {
             assert_eq!(parse(&head(kind, 1)), Err(OrderError::Kind(kind)));
         }
         for (kind, channel) in [(KIND_HELLO, 1), (KIND_OPEN, 0), (KIND_CLOSE, 0)] {

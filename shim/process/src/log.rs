@@ -26,6 +26,7 @@ static FILE: LazyLock<Option<File>> = LazyLock::new(|| {
 static LINES: AtomicU32 = AtomicU32::new(0);
 
 /// Whether anything is printed; to skip the making of costly texts.
+#[must_use]
 pub fn enabled() -> bool {
     !matches!(SETTING.as_str(), "" | "0")
 }

@@ -10,6 +10,7 @@ unsafe extern "C" {
 
 /// A variable of ours, absent in set-user-id and file-capability programs. Text that is no UTF-8
 /// counts as absent.
+#[must_use]
 pub fn var(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;
     // SAFETY: a terminated name; the result is a terminated string or null. The program may change
@@ -26,6 +27,7 @@ pub fn var(name: &str) -> Option<String> {
 }
 
 /// Whether a variable is set to something other than `0` or nothing.
+#[must_use]
 pub fn flag(name: &str) -> bool {
     var(name).is_some_and(|value| !value.is_empty() && value != "0")
 }
