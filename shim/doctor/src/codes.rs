@@ -51,9 +51,13 @@ pub fn meaning(code: u32) -> (&'static str, &'static str) {
             "libcudart did not find a private table (cuGetExportTable)",
             "run `vgpu install` with a current vgpu: the libcuda.so.1 in use is incomplete",
         ),
+        802 => (
+            "a backend is there but does not serve this program",
+            "see layer 1, and the daemon's log",
+        ),
         803 => (
-            "driver and kernel module are of different versions",
-            "a real NVIDIA driver is in use: remove it, or reboot into its version",
+            "the driver and its other half are of different versions: the backend's vgpu, or NVIDIA's kernel module",
+            "install the same version of vgpu on both sides; with NVIDIA's own driver, reboot into its version",
         ),
         999 => (
             "the driver failed without a reason",

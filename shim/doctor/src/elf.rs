@@ -198,8 +198,11 @@ fn read_all<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Elf> {
     found.glibc = newest;
     if let Some((mut definitions, link)) = sections.gnu_verdef(endian, data).ok()? {
         let strings = sections.strings(endian, data, link).ok()?;
-        while let Ok(Some((_, mut names))) = definitions.next() {
-            if let Ok(Some(name)) = names.next()
+        while let Ok(Some((definition, mut names))) = definitions.next() {
+            // The first entry names the file itself and is no node that a symbol can be asked for under.
+            let of_the_file = definition.vd_flags.get(endian) & elf::VER_FLG_BASE != 0;
+            if !of_the_file
+                && let Ok(Some(name)) = names.next()
                 && let Ok(name) = name.name(endian, strings)
             {
                 found.versions.insert(text(name));

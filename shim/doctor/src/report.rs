@@ -262,12 +262,27 @@ impl Report {
             }
             return line;
         }
-        match self.devices.as_slice() {
+        let mut line = match self.devices.as_slice() {
             [] => "no fault found, but no GPU was seen either; the table says what was not checked"
                 .to_owned(),
             [device] => format!("GPU found: {}", device.line()),
             [first, rest @ ..] => format!("GPU found: {} and {} more", first.line(), rest.len()),
+        };
+        let mut warnings = self
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Warning);
+        if let Some(warning) = warnings.next() {
+            line.push_str(&format!("; but: {}", warning.what));
+            if let Some(mend) = &warning.mend {
+                line.push_str(&format!("; {mend}"));
+            }
+            match warnings.count() {
+                0 => {}
+                further => line.push_str(&format!(" (and {further} more warnings)")),
+            }
         }
+        line
     }
 
     /// The verdict, the table and what programs would find, for people.
