@@ -1,117 +1,22 @@
 //! Discovery of the GPU by Ollama, acted out by `vgpu doctor` over the real `libggml-cuda.so`, libcudart and libcublas on
-//! shim and software device; then every failure that was measured with them, made on purpose, must be named.
+//! shim and software device; then failures of its files and settings, made on purpose, which must be named. Those of the
+//! driver are in `ollama_driver.rs`.
 //!
 //! `cargo xtask ggml` fetches the libraries; `VGPU_GGML` names another folder of the same shape.
 
+#[path = "support/ollama.rs"]
+mod installation;
 mod support;
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use installation::{ERAS, Installation, RELEASES, SEED, fetched, place};
 use support::{PATIENCE, alone, backend, eventually, parts};
-use tempfile::TempDir;
-use vgpu_e2e::backend::{Backend, SOCKET};
-use vgpu_e2e::diagnosis::{Diagnosis, Question, library, program};
+use vgpu_e2e::backend::SOCKET;
+use vgpu_e2e::diagnosis::{Question, library, program};
 use vgpu_e2e::process::family;
-
-/// The releases of the npm package whose libraries are used: an old one and the newest.
-const RELEASES: [&str; 2] = ["3.14.0", "3.22.1"];
-
-/// One version of each era.
-const ERAS: [(&str, &str); 3] = [
-    ("0.12.3", "up to 0.12.3"),
-    ("0.17.3", "0.12.4 to 0.24"),
-    ("0.33.0", "from 0.30 on"),
-];
-
-/// The version of the code that the seed of this project ran.
-const SEED: &str = "0.17.3";
-
-fn fetched() -> PathBuf {
-    let folder = std::env::var_os("VGPU_GGML").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/ggml"),
-        PathBuf::from,
-    );
-    assert!(
-        folder.exists(),
-        "{} is missing; `cargo xtask ggml` fetches it",
-        folder.display()
-    );
-    folder.canonicalize().expect("it exists")
-}
-
-/// An installation of Ollama: a program that tells its version, and the real libraries where it has them.
-struct Installation {
-    root: TempDir,
-}
-
-impl Installation {
-    fn new(release: &str, version: &str) -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("vgpu-ollama-")
-            .tempdir()
-            .expect("a folder");
-        let installation = Self { root };
-        for folder in ["bin", "lib/ollama/cuda_v13"] {
-            std::fs::create_dir_all(installation.path(folder)).expect("made");
-        }
-        let source = format!(
-            "int puts(const char *); int main() {{ puts(\"ollama version is {version}\"); return 0; }}"
-        );
-        program(&installation.binary(), &source, &[]).expect("compiled");
-        let from = fetched();
-        place(
-            &from.join(release).join("libggml-base.so"),
-            &installation.path("lib/ollama/libggml-base.so"),
-        );
-        place(
-            &from.join(release).join("libggml-cuda.so"),
-            &installation.cuda("libggml-cuda.so"),
-        );
-        for name in ["libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"] {
-            place(&from.join("runtime").join(name), &installation.cuda(name));
-        }
-        installation
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn binary(&self) -> PathBuf {
-        self.path("bin/ollama")
-    }
-
-    fn cuda(&self, name: &str) -> PathBuf {
-        self.path("lib/ollama/cuda_v13").join(name)
-    }
-
-    /// Puts something else in the place of a library.
-    fn replace(&self, name: &str, make: impl FnOnce(&Path)) {
-        let path = self.cuda(name);
-        std::fs::remove_file(&path).expect("it is there");
-        make(&path);
-    }
-
-    fn question(&self, backend: &Backend) -> Question {
-        Question::new(&parts())
-            .variable(SOCKET, backend.socket())
-            .variable("LD_LIBRARY_PATH", parts().library_folder)
-            .program(&self.binary())
-    }
-
-    fn ask(&self, backend: &Backend) -> Diagnosis {
-        self.question(backend).ask()
-    }
-}
-
-/// A link to the one copy, for half a gigabyte is not to be copied for each test.
-fn place(from: &Path, to: &Path) {
-    if std::fs::hard_link(from, to).is_err() {
-        symlink(from, to).expect("linked");
-    }
-}
 
 #[test]
 fn every_era_finds_the_device_with_all_that_it_asks_for() {
@@ -189,43 +94,6 @@ fn no_driver_is_silent_and_named() {
             "libcuda.so.1: cannot open shared object file",
         ],
     );
-}
-
-#[test]
-fn a_driver_without_one_symbol() {
-    let backend = backend();
-    let installation = Installation::new(RELEASES[0], SEED);
-    let source = [
-        "cuInit",
-        "cuDeviceGet",
-        "cuDeviceGetAttribute",
-        "cuGetErrorString",
-        "cuMemAddressFree",
-        "cuMemAddressReserve",
-        "cuMemGetAllocationGranularity",
-        "cuMemMap",
-        "cuMemRelease",
-        "cuMemSetAccess",
-        "cuMemUnmap",
-    ]
-    .map(|name| format!("int {name}() {{ return 3; }}\n"))
-    .concat();
-    let folder = installation.path("driver");
-    std::fs::create_dir(&folder).expect("made");
-    library(&folder.join("libcuda.so.1"), &source, "libcuda.so.1", &[]).expect("compiled");
-    let diagnosis = installation
-        .question(&backend)
-        .variable("LD_LIBRARY_PATH", &folder)
-        .ask();
-    diagnosis.assert_verdict(
-        4,
-        &[
-            "lacks cuMemCreate",
-            "libggml-cuda.so imports",
-            "`vgpu install` with a current vgpu",
-        ],
-    );
-    diagnosis.assert_finding("fault", &["does not load: libcuda.so.1 lacks cuMemCreate"]);
 }
 
 /// Names that a library imports of libcudart.
@@ -481,160 +349,19 @@ fn a_library_that_prints_to_standard_output() {
     );
 }
 
-/// A driver that passes everything on to the shim but for one fault.
-fn faulty_driver(installation: &Installation, fault: &str) -> PathBuf {
-    let folder = installation.path("driver");
-    std::fs::create_dir(&folder).expect("made");
-    let names = [
-        "cuDeviceGet",
-        "cuDeviceGetAttribute",
-        "cuGetErrorString",
-        "cuMemAddressFree",
-        "cuMemAddressReserve",
-        "cuMemCreate",
-        "cuMemGetAllocationGranularity",
-        "cuMemMap",
-        "cuMemRelease",
-        "cuMemSetAccess",
-        "cuMemUnmap",
-        "cuDeviceGetCount",
-        "cuDeviceGetName",
-        "cuDeviceGetUuid",
-        "cuDeviceGetPCIBusId",
-        "cuDeviceTotalMem_v2",
-        "cuDevicePrimaryCtxRetain",
-        "cuCtxSetCurrent",
-        "cuMemGetInfo_v2",
-    ];
-    let mut source = format!(
-        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <string.h>\n{fault}\n\
-        static void *shim(const char *name) {{ static void *h; if (!h) h = dlopen(\"{}\", RTLD_NOW | RTLD_LOCAL); return dlsym(h, name); }}\n\
-        int cuInit(unsigned f) {{ if (INIT) return INIT; return ((int (*)(unsigned))shim(\"cuInit\"))(f); }}\n\
-        int cuDriverGetVersion(int *v) {{ int r = ((int (*)(int *))shim(\"cuDriverGetVersion\"))(v); if (VERSION) *v = VERSION; return r; }}\n\
-        static int (*no_check)(void) = 0;\n\
-        static int wrong(unsigned v, unsigned long t, void *out) {{ memset(out, 0, 16); return 0; }}\n\
-        static void *integrity[3] = {{ (void *)24, wrong, 0 }};\n\
-        int cuGetExportTable(const void **t, const unsigned char *id) {{\n\
-            if (TABLES == 1) {{ *t = 0; return 500; }}\n\
-            if (TABLES == 2 && id[0] == 0xd4 && id[1] == 0x08) {{ *t = integrity; return 0; }}\n\
-            return ((int (*)(const void **, const unsigned char *))shim(\"cuGetExportTable\"))(t, id); }}\n\
-        int cuGetProcAddress_v2(const char *n, void **p, int v, unsigned long f, int *s) {{\n\
-            if (HIDE && !strcmp(n, HIDE)) {{ *p = 0; if (s) *s = 1; return 500; }}\n\
-            int r = ((int (*)(const char *, void **, int, unsigned long, int *))shim(\"cuGetProcAddress_v2\"))(n, p, v, f, s);\n\
-            if (!strcmp(n, \"cuInit\")) *p = cuInit;\n\
-            if (!strcmp(n, \"cuDriverGetVersion\")) *p = cuDriverGetVersion;\n\
-            if (!strcmp(n, \"cuGetExportTable\")) *p = cuGetExportTable;\n\
-            if (!strcmp(n, \"cuGetProcAddress\")) *p = cuGetProcAddress_v2;\n\
-            return r; }}\n",
-        parts().library_folder.join("libcuda.so.1").display()
-    );
-    for name in names {
-        source.push_str(&format!(
-            "__attribute__((used)) static void *to_{name}; __attribute__((naked)) void {name}(void) {{ __asm__(\"jmp *to_{name}(%rip)\"); }}\n"
-        ));
-    }
-    source.push_str("__attribute__((constructor)) static void bind(void) {\n");
-    for name in names {
-        source.push_str(&format!("to_{name} = shim(\"{name}\");\n"));
-    }
-    source.push_str("}\n");
-    library(&folder.join("libcuda.so.1"), &source, "libcuda.so.1", &[])
-        .unwrap_or_else(|error| panic!("{error:#}"));
-    folder
-}
-
-const NO_FAULT: [(&str, &str); 4] = [
-    ("INIT", "0"),
-    ("VERSION", "0"),
-    ("TABLES", "0"),
-    ("HIDE", "(char *)0"),
-];
-
-/// The driver with one of the faults of [`NO_FAULT`] set to `value`.
-fn ask_over(fault: &str, value: &str) -> Diagnosis {
+#[test]
+fn a_driver_in_the_folder_of_the_runner() {
     let backend = backend();
     let installation = Installation::new(RELEASES[0], SEED);
-    let definitions: String = NO_FAULT
-        .iter()
-        .map(|(name, none)| {
-            format!(
-                "#define {name} {}\n",
-                if *name == fault { value } else { none }
-            )
-        })
-        .collect();
-    let folder = faulty_driver(&installation, &definitions);
-    installation
-        .question(&backend)
-        .variable("LD_LIBRARY_PATH", folder)
-        .ask()
-}
-
-#[test]
-fn a_driver_that_only_passes_everything_on_is_found() {
-    let diagnosis = ask_over("", "");
-    let found = diagnosis.devices_of("0.12.4 to 0.24");
-    assert_eq!(found.len(), 1, "{diagnosis:?}");
-    diagnosis.assert_finding("warning", &["neither vgpu's nor NVIDIA's"]);
-}
-
-#[test]
-fn a_driver_older_than_libcudart() {
-    let diagnosis = ask_over("VERSION", "12080");
+    let copy = installation.cuda("libcuda.so.1");
+    std::fs::copy(parts().library_folder.join("libcuda.so.1"), &copy).expect("copied");
+    let diagnosis = installation.ask(&backend);
     diagnosis.assert_verdict(
-        5,
+        3,
         &[
-            "libcudart.so.13 returns 35",
-            "CUDA driver version is insufficient for CUDA runtime version",
-            "driver 12080, runtime 13000",
-            "use a libcudart of the driver's major version",
+            "in the environment of its runner",
+            "gets another libcuda.so.1",
+            "run `rm ",
         ],
     );
-}
-
-#[test]
-fn a_driver_that_does_not_find_a_function_for_libcudart() {
-    let diagnosis = ask_over("HIDE", "\"cuInit\"");
-    diagnosis.assert_verdict(
-        5,
-        &[
-            "returns 36",
-            "not supported in the installed CUDA driver",
-            "cuGetProcAddress",
-            "vgpu install",
-        ],
-    );
-}
-
-#[test]
-fn a_driver_without_private_tables() {
-    let diagnosis = ask_over("TABLES", "1");
-    diagnosis.assert_verdict(5, &["cuGetExportTable has no table", "vgpu install"]);
-    diagnosis.assert_finding("fault", &["returns 500", "named symbol not found"]);
-}
-
-#[test]
-fn a_driver_that_fails_the_integrity_check() {
-    let diagnosis = ask_over("TABLES", "2");
-    diagnosis.assert_verdict(5, &["returns 103", "integrity check", "vgpu install"]);
-}
-
-#[test]
-fn a_driver_that_does_not_initialise() {
-    for (code, text) in [
-        ("100", "no CUDA-capable device"),
-        ("3", "initialization error"),
-        ("999", "unknown error"),
-    ] {
-        let diagnosis = ask_over("INIT", code);
-        diagnosis.assert_verdict(5, &["cuInit returns", code]);
-        let said = diagnosis
-            .findings()
-            .filter_map(|finding| finding["evidence"].as_str());
-        assert!(
-            said.into_iter()
-                .any(|said| said.contains("failed to initialize CUDA") && said.contains(text)),
-            "ggml's own words are shown: {diagnosis:?}"
-        );
-    }
 }

@@ -6,7 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`target`], [`unit`] | whom the question is about |
+//! | [`target`], [`mod@unit`] | whom the question is about |
 //! | [`child`], [`probe`] | questions put in children |
 //! | [`elf`], [`loader`] | files as the loader sees them |
 //! | [`layers`] | one module for each layer |

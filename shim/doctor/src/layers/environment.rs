@@ -13,6 +13,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub fn check(case: &mut Case, report: &mut Report) {
     let before = report.findings.len();
     visible_devices(case, report);
+    selection(case, report);
     without_effect(case, report);
     preloads(case, report);
     if report.findings.len() == before {
@@ -67,6 +68,33 @@ fn visible_devices(case: &Case, report: &mut Report) {
         report.fault(Layer::Environment, what).mend(mend);
     } else {
         report.note(Layer::Environment, what).mend(mend);
+    }
+}
+
+/// Whether the driver heeds the variable as discovering programs set it: a UUID gives one device, -1 none.
+fn selection(case: &Case, report: &mut Report) {
+    let Some(device) = report.devices.first() else {
+        return;
+    };
+    let request = Request::Driver {
+        library: "libcuda.so.1".to_owned(),
+    };
+    for (value, expected) in [(device.uuid.clone(), 1), ("-1".to_owned(), 0)] {
+        let setting = case
+            .setting
+            .within(LIMIT)
+            .with("CUDA_VISIBLE_DEVICES", value.clone());
+        let outcome = child::run::<driver::Answer>(&setting, &request);
+        let seen = outcome.answer.map(|answer| answer.devices.len());
+        if seen != Some(expected) {
+            report
+                .fault(
+                    Layer::Environment,
+                    format!("under CUDA_VISIBLE_DEVICES={value} the driver shows {} devices instead of {expected}; Ollama drops a device that it cannot select", seen.map_or("no answer and no".to_owned(), |seen| seen.to_string())),
+                )
+                .mend("run `vgpu install` with a current vgpu");
+            return;
+        }
     }
 }
 

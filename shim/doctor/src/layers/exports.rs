@@ -92,11 +92,8 @@ fn consumer(path: &Path, setting: &Setting, winner: Option<&Path>, report: &mut 
     };
     let outcome = child::run::<Loaded>(&setting.within(LIMIT), &request);
     match &outcome.answer {
-        Some(Loaded { error: None, files }) => {
-            let loaded = Loaded {
-                error: None,
-                files: files.clone(),
-            };
+        Some(loaded @ Loaded { error: None, .. }) => {
+            other_driver(path, loaded.file("libcuda.so"), winner, report);
             report.ok(
                 Layer::Exports,
                 format!(
@@ -111,6 +108,27 @@ fn consumer(path: &Path, setting: &Setting, winner: Option<&Path>, report: &mut 
         }
         _ => refusal::report(path, &elf, setting, &outcome, report),
     }
+}
+
+/// The runner's own folders come before the user's: a driver that lies there wins for it alone.
+fn other_driver(path: &Path, loaded: Option<&str>, winner: Option<&Path>, report: &mut Report) {
+    let Some(loaded) = loaded.map(Path::new) else {
+        return;
+    };
+    if winner.is_some_and(|winner| winner.canonicalize().ok() == loaded.canonicalize().ok()) {
+        return;
+    }
+    report
+        .fault(
+            Layer::Loader,
+            format!(
+                "in the environment of its runner, {} gets another libcuda.so.1 than the program itself: {} ({})",
+                path.display(),
+                loaded.display(),
+                super::loading::words(&loader::kind(loaded))
+            ),
+        )
+        .mend(format!("run `rm {}`: no driver belongs there", loaded.display()));
 }
 
 /// Names of the driver API that the file imports and the winner lacks.

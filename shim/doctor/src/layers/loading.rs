@@ -96,7 +96,8 @@ fn describe(path: &Path, report: &mut Report) {
     }
 }
 
-fn words(kind: &Kind) -> String {
+/// What a copy is, in words.
+pub fn words(kind: &Kind) -> String {
     match kind {
         Kind::Shim => "vgpu's".to_owned(),
         Kind::Nvidia(version) => format!("NVIDIA's driver {version}"),

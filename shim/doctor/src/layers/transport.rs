@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How long one greeting may take.
 const LIMIT: Duration = Duration::from_secs(12);
 
+/// Huge pages that a program's channel takes with the agent's usual heap.
+const PAGES: u64 = 17;
+
 /// Looks.
 pub fn check(case: &mut Case, report: &mut Report) {
     if let Some(unit) = &case.target.unit {
@@ -53,6 +56,7 @@ pub fn check(case: &mut Case, report: &mut Report) {
                     driver % 1000 / 10
                 ),
             );
+            pages(report);
             if devices == 0 {
                 report
                     .fault(
@@ -174,7 +178,7 @@ fn refused(answer: &Answer, socket: &str, setting: &Setting, report: &mut Report
 /// What makes somebody listen there.
 fn start_command(socket: &str) -> String {
     if in_guest() {
-        let pages = huge_pages();
+        let pages = huge_pages("HugePages_Total:");
         let hint = if pages == Some(0) {
             "`sysctl vm.nr_hugepages=128` (there are no huge pages), then "
         } else {
@@ -215,12 +219,30 @@ fn in_guest() -> bool {
     })
 }
 
-fn huge_pages() -> Option<u64> {
+/// Pages that the kernel keeps, or has free, of the size that programs share with the host.
+fn huge_pages(which: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("HugePages_Total:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    let line = text.lines().find_map(|line| line.strip_prefix(which))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// In a guest: whether there are huge pages left for one more program.
+fn pages(report: &mut Report) {
+    let (Some(total), Some(free), true) = (
+        huge_pages("HugePages_Total:"),
+        huge_pages("HugePages_Free:"),
+        in_guest(),
+    ) else {
+        return;
+    };
+    let what = format!("{free} of {total} huge pages are free; a program begins with {PAGES}");
+    if free < PAGES {
+        report
+            .warning(Layer::Transport, what)
+            .mend(format!("run `sysctl vm.nr_hugepages={}`", total + 128));
+    } else {
+        report.ok(Layer::Transport, what);
+    }
 }
 
 /// Owner and mode, for people.
