@@ -188,6 +188,16 @@ pub struct Running {
     stderr: File,
     start: Instant,
     deadline: Instant,
+    received: Received,
+}
+
+/// What has come through the answer pipe.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: Vec<u8>,
+    step: String,
+    answer: Option<serde_json::Value>,
+    after: Duration,
 }
 
 /// Runs a probe to its end.
@@ -288,6 +298,7 @@ fn spawn(
         stderr,
         start: Instant::now(),
         deadline: setting.deadline,
+        received: Received::default(),
     })
 }
 
@@ -298,31 +309,25 @@ fn output() -> rustix::io::Result<File> {
 }
 
 impl Running {
-    /// Waits for the answer, then for the end or, with [`After::Killed`], makes it.
-    pub fn finish<T: DeserializeOwned>(mut self, after: After) -> Outcome<T> {
-        let mut step = String::new();
-        let mut answer = None;
-        let mut answered = Duration::ZERO;
-        let mut bytes = Vec::new();
-        while answer.is_none() && self.readable() {
+    /// Waits for the answer; a probe that holds something goes on holding it. Whether there is one.
+    pub fn wait_for_answer(&mut self) -> bool {
+        while self.received.answer.is_none() && self.readable() {
             let mut chunk = [0; 4096];
             match self.answer.read(&mut chunk) {
                 Ok(0) | Err(_) => break,
-                Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or(&[])),
-            }
-            while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = bytes.drain(..=end).collect();
-                match serde_json::from_slice::<Line>(&line) {
-                    Ok(Line::Step(text)) => step = text,
-                    Ok(Line::Answer(value)) => {
-                        answer = serde_json::from_value(value).ok();
-                        answered = self.start.elapsed();
-                    }
-                    Err(_) => {}
+                Ok(count) => {
+                    let new = chunk.get(..count).unwrap_or(&[]);
+                    self.received.take(new, self.start);
                 }
             }
         }
-        let ending = if answer.is_some() && after == After::Killed {
+        self.received.answer.is_some()
+    }
+
+    /// Waits for the answer, then for the end or, with [`After::Killed`], makes it.
+    pub fn finish<T: DeserializeOwned>(mut self, after: After) -> Outcome<T> {
+        let answered = self.wait_for_answer();
+        let ending = if answered && after == After::Killed {
             self.kill();
             Ending::Killed
         } else {
@@ -337,16 +342,21 @@ impl Running {
                 }
             }
         };
-        if answer.is_none() {
-            answered = self.start.elapsed();
-        }
+        let wall = if answered {
+            self.received.after
+        } else {
+            self.start.elapsed()
+        };
         Outcome {
-            answer,
-            step,
+            answer: self
+                .received
+                .answer
+                .and_then(|answer| serde_json::from_value(answer).ok()),
+            step: self.received.step,
             ending,
             stdout: contents(&mut self.stdout),
             stderr: contents(&mut self.stderr),
-            wall: answered,
+            wall,
         }
     }
 
@@ -392,6 +402,25 @@ impl Running {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.wait();
+    }
+}
+
+impl Received {
+    /// Takes the whole lines out of what has come.
+    fn take(&mut self, new: &[u8], start: Instant) {
+        self.bytes.extend_from_slice(new);
+        while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            match serde_json::from_slice::<Line>(&line) {
+                Ok(Line::Step(text)) => self.step = text,
+                Ok(Line::Answer(value)) => {
+                    self.answer = Some(value);
+                    self.after = start.elapsed();
+                }
+                // A child that is not ours writes nothing here.
+                Err(_) => {}
+            }
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How long one greeting may take.
 const LIMIT: Duration = Duration::from_secs(12);
 
+/// What PCI adds to a virtio device id.
+const MODERN: u16 = 0x1040;
+
 /// Huge pages that a program's channel takes with the agent's usual heap.
 const PAGES: u64 = 17;
 
@@ -25,7 +28,7 @@ pub fn check(case: &mut Case, report: &mut Report) {
         socket: socket.clone(),
         hold: true,
     };
-    let first = match child::start(&setting, &request) {
+    let mut first = match child::start(&setting, &request) {
         Ok(running) => running,
         Err(error) => {
             report.fault(
@@ -38,8 +41,12 @@ pub fn check(case: &mut Case, report: &mut Report) {
             return;
         }
     };
-    // A second one at the same time, as a discovering program has several children.
-    let second = child::start(&setting, &request);
+    // A second one while the first holds its session, as a discovering program has several children.
+    first.wait_for_answer();
+    let second = child::start(&setting, &request).map(|mut second| {
+        second.wait_for_answer();
+        second
+    });
     let outcome = first.finish::<Answer>(After::Killed);
     match outcome.answer {
         Some(Answer::Session {
@@ -215,7 +222,7 @@ fn in_guest() -> bool {
         let number =
             |text: &str| u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
         number(&read("vendor")) == Some(vgpu_channel::link::virtio::PCI_VENDOR)
-            && number(&read("device")) == Some(vgpu_channel::link::virtio::DEVICE_ID)
+            && number(&read("device")) == Some(MODERN + vgpu_channel::link::virtio::DEVICE_ID)
     })
 }
 
