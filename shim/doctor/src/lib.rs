@@ -7,7 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`target`], [`mod@unit`] | whom the question is about |
-//! | [`child`], [`probe`] | questions put in children |
+//! | [`child`], [`setting`], [`probe`] | questions put in children |
 //! | [`elf`], [`loader`] | files as the loader sees them |
 //! | [`layers`] | one module for each layer |
 //! | [`discovery`] | one module for each discovering program |
@@ -26,6 +26,7 @@ pub mod layers;
 pub mod loader;
 pub mod probe;
 pub mod report;
+pub mod setting;
 pub mod target;
 pub mod unit;
 

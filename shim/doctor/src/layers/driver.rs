@@ -80,7 +80,7 @@ fn driver(setting: &Setting, report: &mut Report) {
 }
 
 fn failure(call: &str, code: u32, setting: &Setting, report: &mut Report) {
-    if code == u32::MAX {
+    if code == driver::MISSING {
         report
             .fault(Layer::Driver, format!("{call} in libcuda.so.1"))
             .mend("run `vgpu install` with a current vgpu");

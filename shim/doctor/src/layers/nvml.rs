@@ -2,7 +2,7 @@
 
 use super::Case;
 use crate::child;
-use crate::probe::{Request, nvml};
+use crate::probe::{Request, driver, nvml};
 use crate::report::{Layer, Report};
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub fn check(case: &mut Case, report: &mut Report) {
     }
     if let Some((call, code)) = &answer.failed {
         let (what, mend) = match (call.as_str(), *code) {
-            (call, u32::MAX) => (
+            (call, driver::MISSING) => (
                 format!("{call} in {file}"),
                 "run `vgpu install` with a current vgpu",
             ),

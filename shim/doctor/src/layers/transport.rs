@@ -1,7 +1,7 @@
 //! Layer 1: the socket, who may connect, and what answers.
 
 use super::{Case, sandbox};
-use crate::child::{self, After, Ending, Setting};
+use crate::child::{self, After, Setting};
 use crate::probe::Request;
 use crate::probe::hello::Answer;
 use crate::report::{Layer, Report};
@@ -139,9 +139,6 @@ fn after_kills(setting: &Setting, request: &Request, report: &mut Report) {
                 ),
             )
             .mend("restart the daemon or the agent; its log says whose sessions it still holds");
-    }
-    if next.ending == Ending::TimeLimit {
-        report.warning(Layer::Transport, "it did not answer in time");
     }
 }
 

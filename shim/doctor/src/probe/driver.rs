@@ -71,8 +71,8 @@ pub fn ask(name: &str) -> Answer {
     answer
 }
 
-/// Code for a call of a function that is not there.
-const MISSING: u32 = u32::MAX;
+/// Stands for the code of a call of a function that is not there; the name of the call says so.
+pub const MISSING: u32 = u32::MAX;
 
 fn checked(name: &str, result: Result<u32, String>) -> Result<(), (String, u32)> {
     match result {

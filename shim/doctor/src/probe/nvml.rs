@@ -1,6 +1,6 @@
 //! NVML as Ollama's runners use it: loaded, initialised, asked, shut down and unloaded, again and again.
 
-use super::driver::{call, until_nul};
+use super::driver::{MISSING, call, until_nul};
 use super::library::{mapped, open_with};
 use super::step;
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
@@ -88,7 +88,7 @@ fn query(library: &Library, uuid: Option<&str>, answer: &mut Answer) -> Result<(
     let checked = |name: &str, result: Result<u32, String>| match result {
         Ok(0) => Ok(()),
         Ok(code) => Err((name.to_owned(), code)),
-        Err(missing) => Err((missing, u32::MAX)),
+        Err(missing) => Err((missing, MISSING)),
     };
     checked("nvmlInit_v2", call!(library, "nvmlInit_v2", (), ()))?;
     let mut version = [0u8; 96];
