@@ -189,6 +189,32 @@ fn the_host_sees_a_guests_programs_and_the_guest_sees_nothing() -> anyhow::Resul
 }
 
 #[test]
+fn the_doctor_finds_the_gpu_as_a_user_and_says_what_is_missing() -> anyhow::Result<()> {
+    let mut machine = boot(options())?;
+    let doctor = "su user -c 'LD_LIBRARY_PATH=/opt/vgpu vgpu doctor' 2>&1; true";
+    let said = machine.ask(doctor)?;
+    ensure!(
+        said.starts_with("GPU found: vgpu software device"),
+        "{said}"
+    );
+    for line in [
+        "huge pages are free",
+        "a third after both were killed by SIGKILL",
+        "a kernel of 262,144 threads gave the right results",
+    ] {
+        ensure!(said.contains(line), "no '{line}' in {said}");
+    }
+    machine
+        .ask("kill $(one '^vgpu agent'); while [ -S /run/vgpu/vgpu.sock ]; do sleep 0.1; done")?;
+    let said = machine.ask(doctor)?;
+    ensure!(
+        said.starts_with("layer 1: no backend") && said.contains("`systemctl start vgpu-agent`"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_program_killed_in_the_guest_is_reaped_on_the_host() -> anyhow::Result<()> {
     let mut machine = boot(options())?;
     for mode in ["launch", "copy", "callback"] {

@@ -6,6 +6,7 @@
 //! | `test` | every test there is, on the software device, with a summary |
 //! | `dist` | a relocatable `dist/` folder |
 //! | `coverage` | what of the driver API is implemented |
+//! | `ggml` | real ggml and CUDA libraries for the tests of Ollama's discovery |
 //! | `qemu` | the distribution's QEMU with the device loaded into it |
 //! | `guest` | the tests that boot a virtual machine |
 //! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
@@ -19,6 +20,7 @@ mod demo;
 mod dist;
 mod elf;
 mod fetch;
+mod ggml;
 mod gpu;
 mod gpu_guest;
 mod gpu_life;
@@ -65,6 +67,8 @@ enum Verb {
         #[arg(long)]
         guest: bool,
     },
+    /// Fetch the real ggml and CUDA libraries that the tests of Ollama's discovery load, into .cache/ggml.
+    Ggml,
     /// Start the distribution's QEMU with the device vhost-user-vgpu-pci, built and installed if need be.
     Qemu(qemu::Options),
     /// Run the tests that boot a virtual machine (TCG, no KVM needed).
@@ -79,6 +83,7 @@ fn main() -> std::process::ExitCode {
         Verb::Coverage(options) => coverage::coverage(&options),
         Verb::Gpu { guest: false } => gpu::gpu(),
         Verb::Gpu { guest: true } => gpu_guest::bundle(),
+        Verb::Ggml => ggml::fetched().map(|folder| println!("{}", folder.display())),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Guest => guest::guest(),
     };

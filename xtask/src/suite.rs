@@ -20,7 +20,7 @@ use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, guest, machine, places, programs};
+use crate::{dist, ggml, guest, machine, places, programs};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ pub struct Options {
     /// Run them inside a virtual machine; with `--program` only there.
     #[arg(long)]
     guest: bool,
-    /// Leave out what needs a download: the CUDA programs, tinygrad and the monitors.
+    /// Leave out what needs a download: the CUDA programs, Ollama's discovery, virtual machines, tinygrad and the monitors.
     #[arg(long)]
     offline: bool,
     /// The device of the backend that the programs run on.
@@ -63,9 +63,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         summary.remark("the guest's part for older C libraries: not built, left out by --offline");
     }
     if options.offline {
-        summary.remark(
-            "CUDA programs, virtual machines, tinygrad and monitors: left out by --offline",
-        );
+        summary.remark("CUDA programs, Ollama's discovery, virtual machines, tinygrad and monitors: left out by --offline");
     } else {
         let everything = options.program.is_none();
         let built = programs::build(options.device != "software", |program| {
@@ -76,6 +74,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
             cuda_programs(&mut summary, &dist, options, &built)?;
         }
         if everything {
+            discovery(&mut summary, &dist)?;
             tinygrad(&mut summary, &dist, options)?;
             nvml_monitors(&mut summary, &dist)?;
         }
@@ -176,6 +175,20 @@ fn end_to_end(summary: &mut Summary, dist: &Path, glibc: (u32, u32)) -> anyhow::
             ])
             .env(DIST, dist)
             .env(GLIBC, format!("{}.{}", glibc.0, glibc.1)),
+    )
+}
+
+/// Ollama's discovery over the real ggml, libcudart and cuBLAS.
+fn discovery(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
+    let fetched = ggml::fetched()?;
+    cargo_test(
+        summary,
+        "Ollama's discovery",
+        cargo()
+            .args(["test", "--release", "-p", "vgpu-e2e"])
+            .args(["--features", "ggml", "--test", "ollama*", "--no-fail-fast"])
+            .env(DIST, dist)
+            .env("VGPU_GGML", fetched),
     )
 }
 

@@ -1,4 +1,4 @@
-//! The two things beyond Rust that the tests need from the system: a C++ compiler and Python with `venv`.
+//! What the tests need from the system beyond Rust: a C++ compiler and Python with `venv`, for some of them npm.
 
 use std::process::Command;
 
@@ -15,6 +15,18 @@ pub fn prepare() -> anyhow::Result<()> {
     if !exists("python3", &["-c", "import venv, ensurepip"]) {
         missing.push("python3-venv");
     }
+    install(&missing)
+}
+
+/// The same for npm's client.
+pub fn prepare_npm() -> anyhow::Result<()> {
+    if exists("npm", &["--version"]) {
+        return Ok(());
+    }
+    install(&["npm"])
+}
+
+fn install(missing: &[&str]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -29,6 +41,6 @@ pub fn prepare() -> anyhow::Result<()> {
     run(Command::new("apt-get").args(["update", "--quiet=2"]))?;
     run(Command::new("apt-get")
         .args(["install", "--yes", "--quiet=2", "--no-install-recommends"])
-        .args(&missing)
+        .args(missing)
         .env("DEBIAN_FRONTEND", "noninteractive"))
 }

@@ -30,6 +30,11 @@ struct Arguments {
 enum Command {
     /// Run a program with the shim; start a local backend if none listens.
     Run(run::Options),
+    /// Say in one line why a program does not find the GPU, or which GPU it finds.
+    Doctor(vgpu_doctor::Options),
+    /// A process of `vgpu doctor`.
+    #[command(name = vgpu_doctor::probe::COMMAND, hide = true)]
+    Probe(vgpu_doctor::probe::Options),
     /// In a virtual machine: drive the vgpu device and serve this machine's programs.
     Agent(vgpu_agent::Options),
     /// Make every program of this system find the GPU.
@@ -51,6 +56,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Doctor(options) => vgpu_doctor::main(&options),
+        Command::Probe(options) => vgpu_doctor::probe::main(&options),
         Command::Agent(options) => Ok(vgpu_agent::serve::agent(&options)),
         Command::Install(options) => install::install(&options),
         Command::Uninstall(options) => install::uninstall(&options),
