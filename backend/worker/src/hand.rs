@@ -5,7 +5,8 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    callbacks, contexts, copies, graphs, launch, link, memory, modules, streams, timeline,
+    callbacks, contexts, copies, graphs, launch, link, memory, modules, streams, tensor_maps,
+    timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
@@ -56,6 +57,10 @@ pub use streams::{
     begin_capture as cuStreamBeginCapture_v2, capture_info as cuStreamGetCaptureInfo_v2,
     create as cuStreamCreate, create_with_priority as cuStreamCreateWithPriority,
     end_capture as cuStreamEndCapture,
+};
+pub use tensor_maps::{
+    encode as cuTensorMapEncodeTiled, encode as cuTensorMapEncodeIm2col,
+    encode as cuTensorMapEncodeIm2colWide, replace_address as cuTensorMapReplaceAddress,
 };
 
 /// As named.

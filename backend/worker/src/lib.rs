@@ -51,4 +51,5 @@ pub mod snapshot;
 pub mod start;
 pub mod state;
 pub mod streams;
+pub mod tensor_maps;
 pub mod timeline;

@@ -42,6 +42,7 @@ mod pool;
 mod resolve;
 mod stream;
 mod tables;
+mod tensor_map;
 mod thread;
 mod visible;
 
@@ -65,6 +66,7 @@ mod hand {
     pub use crate::resolve::*;
     pub use crate::stream::*;
     pub use crate::tables::*;
+    pub use crate::tensor_map::*;
 }
 
 use vgpu_protocol::cuda::CUresult;

@@ -22,4 +22,4 @@ pub mod wire;
 /// Version of the wire protocol. Equal majors talk to each other; minors may differ by two.
 pub const PROTOCOL_MAJOR: u16 = 1;
 /// See [`PROTOCOL_MAJOR`].
-pub const PROTOCOL_MINOR: u16 = 0;
+pub const PROTOCOL_MINOR: u16 = 1;

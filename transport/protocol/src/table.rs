@@ -283,6 +283,11 @@ macro_rules! cuda_calls {
         230 local/guest/safe hand/none cuGraphExecKernelNodeSetParams @10010 (exec: raw CUgraphExec, node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
         231 local/guest/safe hand/none cuGraphKernelNodeGetParams @10000 (node: raw CUgraphNode, params: raw *mut CUDA_KERNEL_NODE_PARAMS_v1);
         232 local/guest/safe hand/none cuGraphKernelNodeSetParams @10000 (node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
+        // Tensor maps.
+        300 call/issuer/safe hand/hand cuTensorMapEncodeTiled @12000 (map: raw *mut CUtensorMap, data_type: val u32, rank: val u32, address: raw *mut c_void, dims: raw *const u64, strides: raw *const u64, box_dims: raw *const u32, element_strides: raw *const u32, interleave: val u32, swizzle: val u32, promotion: val u32, fill: val u32);
+        301 call/issuer/safe hand/hand cuTensorMapEncodeIm2col @12000 (map: raw *mut CUtensorMap, data_type: val u32, rank: val u32, address: raw *mut c_void, dims: raw *const u64, strides: raw *const u64, lower: raw *const i32, upper: raw *const i32, channels: val u32, pixels: val u32, element_strides: raw *const u32, interleave: val u32, swizzle: val u32, promotion: val u32, fill: val u32);
+        302 call/issuer/safe hand/hand cuTensorMapEncodeIm2colWide @12080 (map: raw *mut CUtensorMap, data_type: val u32, rank: val u32, address: raw *mut c_void, dims: raw *const u64, strides: raw *const u64, lower_width: val i32, upper_width: val i32, channels: val u32, pixels: val u32, element_strides: raw *const u32, interleave: val u32, mode: val u32, swizzle: val u32, promotion: val u32, fill: val u32);
+        303 call/issuer/safe hand/hand cuTensorMapReplaceAddress @12000 (map: raw *mut CUtensorMap, address: raw *mut c_void);
     } };
 }
 
@@ -667,10 +672,6 @@ macro_rules! cuda_stubs {
             cuSurfObjectGetResourceDesc @5000;
             cuSurfRefGetArray @3000;
             cuSurfRefSetArray @3000;
-            cuTensorMapEncodeIm2col @12000;
-            cuTensorMapEncodeIm2colWide @12080;
-            cuTensorMapEncodeTiled @12000;
-            cuTensorMapReplaceAddress @12000;
             cuTexObjectCreate @5000;
             cuTexObjectDestroy @5000;
             cuTexObjectGetResourceDesc @5000;

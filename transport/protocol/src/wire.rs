@@ -40,6 +40,8 @@
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
 //! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
+//! | `cuTensorMapEncodeTiled`, `cuTensorMapEncodeIm2col`, `cuTensorMapEncodeIm2colWide` | [`TensorMap`] | the map |
+//! | `cuTensorMapReplaceAddress` | the map, the address, bytes by which it misses an alignment of 64 | the map |
 //! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`] (`stream` holds the `CUkernel`, if known), parameters |
 
 use crate::cuda::Scalar;
@@ -391,6 +393,47 @@ wire_struct! {
         /// The value, for setting.
         value: [u64; 8],
     }
+    /// A tensor map to encode. Arrays are filled as far as the rank says, the rest is zero.
+    TensorMap = 192 {
+        /// Address of the tensor.
+        address: u64,
+        /// Elements of each dimension.
+        dims: [u64; 5],
+        /// Bytes from one element of each dimension but the first to the next.
+        strides: [u64; 4],
+        /// Elements of the box; for tiled maps.
+        box_dims: [u32; 5],
+        /// Steps between elements.
+        element_strides: [u32; 5],
+        /// Lower corner of the box of pixels; for the wide form only its width.
+        lower: [i32; 3],
+        /// Upper corner.
+        upper: [i32; 3],
+        /// `CUtensorMapDataType`.
+        data_type: u32,
+        /// Dimensions.
+        rank: u32,
+        /// Channels per pixel, for im2col.
+        channels: u32,
+        /// Pixels per column, for im2col.
+        pixels: u32,
+        /// `CUtensorMapInterleave`.
+        interleave: u32,
+        /// `CUtensorMapIm2ColWideMode`, for the wide form.
+        mode: u32,
+        /// `CUtensorMapSwizzle`.
+        swizzle: u32,
+        /// `CUtensorMapL2promotion`.
+        promotion: u32,
+        /// `CUtensorMapFloatOOBfill`.
+        fill: u32,
+        /// Which arrays the program left out, as bits: [`TENSOR_NO_DIMS`] and its neighbours.
+        absent: u32,
+        /// Bytes by which the program's map misses an alignment of 64.
+        misaligned: u32,
+        /// Padding.
+        pad: u32,
+    }
     /// The value of an attribute.
     AttributeReply = 64 {
         /// The value.
@@ -402,6 +445,19 @@ wire_struct! {
 pub const HOST_FUNC: u32 = 0;
 /// [`HostFunc::kind`]: `cuStreamAddCallback`.
 pub const STREAM_CALLBACK: u32 = 1;
+
+/// [`TensorMap::absent`]: no `dims`.
+pub const TENSOR_NO_DIMS: u32 = 1;
+/// [`TensorMap::absent`]: no `strides`.
+pub const TENSOR_NO_STRIDES: u32 = 2;
+/// [`TensorMap::absent`]: no `box_dims`.
+pub const TENSOR_NO_BOX: u32 = 4;
+/// [`TensorMap::absent`]: no `element_strides`.
+pub const TENSOR_NO_STEPS: u32 = 8;
+/// [`TensorMap::absent`]: no `lower`.
+pub const TENSOR_NO_LOWER: u32 = 16;
+/// [`TensorMap::absent`]: no `upper`.
+pub const TENSOR_NO_UPPER: u32 = 32;
 
 /// Everything a client may know of a device without asking, taken when it connects.
 #[repr(C)]

@@ -236,6 +236,12 @@ plain! {
         /// The bytes; a C union aligned to 8.
         words: [u64; 8],
     }
+    /// A tensor map: opaque but for the address of the tensor in its first word. In C it is aligned
+    /// to 64 bytes.
+    CUtensorMap = 128 {
+        /// The words.
+        words: [u64; 16],
+    }
     /// A launch attribute.
     CUlaunchAttribute = 72 {
         /// `CUlaunchAttributeID`.
