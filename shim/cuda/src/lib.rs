@@ -36,6 +36,7 @@ mod jit;
 mod launch;
 mod link;
 mod log;
+mod managed;
 mod memory;
 mod module;
 mod pool;
@@ -60,6 +61,7 @@ mod hand {
     pub use crate::graph::*;
     pub use crate::launch::*;
     pub use crate::link::*;
+    pub use crate::managed::*;
     pub use crate::memory::*;
     pub use crate::module::*;
     pub use crate::pool::*;

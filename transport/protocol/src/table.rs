@@ -164,7 +164,7 @@ macro_rules! cuda_calls {
         119 host/guest/unsafe stub/none cuMemHostUnregister @4000 (pointer: raw *mut c_void);
         120 local/guest/safe hand/none cuMemHostGetDevicePointer_v2 @3020 (dptr: out CUdeviceptr, pointer: raw *mut c_void, flags: val u32);
         121 local/guest/safe hand/none cuMemHostGetFlags @2030 (flags: out u32, pointer: raw *mut c_void);
-        122 local/guest/unsafe stub/none cuMemAllocManaged @6000 (dptr: out CUdeviceptr, bytes: val usize, flags: val u32);
+        122 local/guest/unsafe hand/none cuMemAllocManaged @6000 (dptr: out CUdeviceptr, bytes: val usize, flags: val u32);
         123 local/guest/safe hand/none cuPointerGetAttribute @4000 (data: raw *mut c_void, attribute: val u32, ptr: val CUdeviceptr);
         124 local/guest/safe hand/none cuPointerGetAttributes @7000 (count: val u32, attributes: raw *mut u32, data: raw *mut *mut c_void, ptr: val CUdeviceptr);
         // Memory pools.
@@ -231,7 +231,7 @@ macro_rules! cuda_calls {
         181 call/issuer/safe auto/auto cuStreamCopyAttributes @11000 | cuStreamCopyAttributes_ptsz @11000 (dst: stream CUstream, src: stream CUstream);
         182 call/issuer/safe hand/hand cuStreamGetAttribute @11000 | cuStreamGetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *mut CUlaunchAttributeValue);
         183 call/issuer/safe hand/hand cuStreamSetAttribute @11000 | cuStreamSetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *const CUlaunchAttributeValue);
-        184 call/issuer/safe auto/auto cuStreamAttachMemAsync @6000 | cuStreamAttachMemAsync_ptsz @7000 (stream: stream CUstream, dptr: val CUdeviceptr, bytes: val usize, flags: val u32);
+        184 local/guest/safe hand/none cuStreamAttachMemAsync @6000 | cuStreamAttachMemAsync_ptsz @7000 (stream: stream CUstream, dptr: val CUdeviceptr, bytes: val usize, flags: val u32);
         185 post/issuer/safe hand/auto cuStreamWriteValue32_v2 @11070 | cuStreamWriteValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
         186 post/issuer/safe hand/auto cuStreamWriteValue64_v2 @11070 | cuStreamWriteValue64_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u64, flags: val u32);
         187 post/issuer/safe hand/auto cuStreamWaitValue32_v2 @11070 | cuStreamWaitValue32_v2_ptsz @11070 (stream: stream CUstream, addr: val CUdeviceptr, value: val u32, flags: val u32);
@@ -283,6 +283,13 @@ macro_rules! cuda_calls {
         230 local/guest/safe hand/none cuGraphExecKernelNodeSetParams @10010 (exec: raw CUgraphExec, node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
         231 local/guest/safe hand/none cuGraphKernelNodeGetParams @10000 (node: raw CUgraphNode, params: raw *mut CUDA_KERNEL_NODE_PARAMS_v1);
         232 local/guest/safe hand/none cuGraphKernelNodeSetParams @10000 (node: raw CUgraphNode, params: raw *const CUDA_KERNEL_NODE_PARAMS_v1);
+        // Managed memory.
+        304 local/guest/safe hand/none cuMemAdvise @8000 (dptr: val CUdeviceptr, bytes: val usize, advice: val u32, dev: val CUdevice);
+        305 local/guest/safe hand/none cuMemAdvise_v2 @12020 (dptr: val CUdeviceptr, bytes: val usize, advice: val u32, location: raw CUmemLocation);
+        306 local/guest/safe hand/none cuMemPrefetchAsync @8000 | cuMemPrefetchAsync_ptsz @8000 (dptr: val CUdeviceptr, bytes: val usize, dev: val CUdevice, stream: stream CUstream);
+        307 local/guest/safe hand/none cuMemPrefetchAsync_v2 @12020 | cuMemPrefetchAsync_v2_ptsz @12020 (dptr: val CUdeviceptr, bytes: val usize, location: raw CUmemLocation, flags: val u32, stream: stream CUstream);
+        308 local/guest/safe hand/none cuMemRangeGetAttribute @8000 (data: raw *mut c_void, size: val usize, attribute: val u32, dptr: val CUdeviceptr, bytes: val usize);
+        309 local/guest/safe hand/none cuMemRangeGetAttributes @8000 (data: raw *mut *mut c_void, sizes: raw *mut usize, attributes: raw *mut u32, count: val usize, dptr: val CUdeviceptr, bytes: val usize);
         // Tensor maps.
         300 call/issuer/safe hand/hand cuTensorMapEncodeTiled @12000 (map: raw *mut CUtensorMap, data_type: val u32, rank: val u32, address: raw *mut c_void, dims: raw *const u64, strides: raw *const u64, box_dims: raw *const u32, element_strides: raw *const u32, interleave: val u32, swizzle: val u32, promotion: val u32, fill: val u32);
         301 call/issuer/safe hand/hand cuTensorMapEncodeIm2col @12000 (map: raw *mut CUtensorMap, data_type: val u32, rank: val u32, address: raw *mut c_void, dims: raw *const u64, strides: raw *const u64, lower: raw *const i32, upper: raw *const i32, channels: val u32, pixels: val u32, element_strides: raw *const u32, interleave: val u32, swizzle: val u32, promotion: val u32, fill: val u32);
@@ -527,8 +534,6 @@ macro_rules! cuda_stubs {
             cuLogsDumpToMemory @12090;
             cuLogsRegisterCallback @12090;
             cuLogsUnregisterCallback @12090;
-            cuMemAdvise @8000;
-            cuMemAdvise_v2 @12020;
             cuMemAlloc @2000;
             cuMemAllocHost @2000;
             cuMemAllocPitch @2000;
@@ -601,14 +606,8 @@ macro_rules! cuda_stubs {
             cuMemPoolExportToShareableHandle @11020;
             cuMemPoolImportFromShareableHandle @11020;
             cuMemPoolImportPointer @11020;
-            cuMemPrefetchAsync @8000;
-            cuMemPrefetchAsync_ptsz @8000;
-            cuMemPrefetchAsync_v2 @12020;
-            cuMemPrefetchAsync_v2_ptsz @12020;
             cuMemPrefetchBatchAsync @13000;
             cuMemPrefetchBatchAsync_ptsz @13000;
-            cuMemRangeGetAttribute @8000;
-            cuMemRangeGetAttributes @8000;
             cuMemRetainAllocationHandle @11000;
             cuMemsetD16 @2000;
             cuMemsetD2D16 @2000;

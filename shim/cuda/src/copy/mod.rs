@@ -133,7 +133,8 @@ fn to_device(
     len: u64,
     mode: Mode,
 ) -> Result<(), CUresult> {
-    let known = match memory::side(client, dst, len)? {
+    let side = memory::side(client, dst, len)?;
+    let known = match side {
         Side::Device | Side::Pinned => true,
         Side::Unknown => false,
         Side::Pageable => return Err(CUresult::INVALID_VALUE),
@@ -157,8 +158,9 @@ fn to_device(
         }
         Side::Pageable => {
             pageable_to_device(client, stream, dst, Pageable(src), len, known)?;
-            // The worker orders other streams behind posted copies of the legacy stream only.
-            if mode == Mode::Sync && !stream.is_legacy() {
+            // The worker orders other streams behind posted copies of the legacy stream only, and
+            // what the program can read itself must be there when the call returns.
+            if mode == Mode::Sync && (side == Side::Pinned || !stream.is_legacy()) {
                 stream.synchronize(client, stream::Wait::of(stream.ctx))?;
             }
             Ok(())
