@@ -5,13 +5,23 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    callbacks, contexts, copies, graphs, launch, link, memory, modules, streams, tensor_maps,
-    timeline,
+    arrays, callbacks, contexts, copies, graphs, launch, link, memory, modules, streams,
+    tensor_maps, timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
 use vgpu_protocol::wire::{AttributeRequest, Flush};
 
+pub use arrays::{
+    create_array as cuArrayCreate_v2, create_array_3d as cuArray3DCreate_v2,
+    create_mipmapped as cuMipmappedArrayCreate, create_surface as cuSurfObjectCreate,
+    create_texture as cuTexObjectCreate, descriptor as cuArrayGetDescriptor_v2,
+    descriptor_3d as cuArray3DGetDescriptor_v2, destroy_array as cuArrayDestroy,
+    destroy_mipmapped as cuMipmappedArrayDestroy, level as cuMipmappedArrayGetLevel,
+    surface_resource as cuSurfObjectGetResourceDesc,
+    texture_descriptor as cuTexObjectGetTextureDesc,
+    texture_resource as cuTexObjectGetResourceDesc, texture_view as cuTexObjectGetResourceViewDesc,
+};
 pub use callbacks::{enqueue as cuLaunchHostFunc, enqueue as cuStreamAddCallback};
 pub use contexts::{
     create as cuCtxCreate_v2, destroy as cuCtxDestroy_v2, release as cuDevicePrimaryCtxRelease_v2,

@@ -10,8 +10,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::{
-    CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
-    CUlinkState, CUmemoryPool, CUmodule, CUresult, CUstream, Scalar,
+    CUarray, CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel,
+    CUlibrary, CUlinkState, CUmemoryPool, CUmipmappedArray, CUmodule, CUresult, CUstream,
+    CUsurfObject, CUtexObject, Scalar,
 };
 use vgpu_protocol::wire::Param;
 
@@ -51,9 +52,17 @@ pub enum Kind {
     Memory,
     /// Linker invocations.
     Link,
+    /// Arrays.
+    Array,
+    /// Mipmapped arrays.
+    Mipmapped,
+    /// Texture objects.
+    Texture,
+    /// Surface objects.
+    Surface,
 }
 
-const KINDS: usize = Kind::Link as usize + 1;
+const KINDS: usize = Kind::Surface as usize + 1;
 
 /// All kinds.
 pub(crate) const KINDS_OF_HANDLES: [Kind; KINDS] = [
@@ -70,6 +79,10 @@ pub(crate) const KINDS_OF_HANDLES: [Kind; KINDS] = [
     Kind::Pool,
     Kind::Memory,
     Kind::Link,
+    Kind::Array,
+    Kind::Mipmapped,
+    Kind::Texture,
+    Kind::Surface,
 ];
 
 /// A handle type of the driver API.
@@ -103,6 +116,10 @@ handle_kinds!(
     CUevent = Event,
     CUmemoryPool = Pool,
     CUlinkState = Link,
+    CUarray = Array,
+    CUmipmappedArray = Mipmapped,
+    CUtexObject = Texture,
+    CUsurfObject = Surface,
 );
 graph_handles!(CUgraph = Graph, CUgraphNode = Node, CUgraphExec = Exec);
 impl Handle for CUcontext {
@@ -266,9 +283,19 @@ impl Live {
         self.remove_where(Kind::Node, |entry| entry.owner == graph);
     }
 
-    /// Forgets what dies with a context: streams, events, modules and functions.
+    /// Forgets what dies with a context: streams, events, modules and functions, arrays and what is
+    /// over them.
     pub fn context_died(&self, ctx: u64) {
-        for kind in [Kind::Stream, Kind::Event, Kind::Module, Kind::Function] {
+        for kind in [
+            Kind::Stream,
+            Kind::Event,
+            Kind::Module,
+            Kind::Function,
+            Kind::Array,
+            Kind::Mipmapped,
+            Kind::Texture,
+            Kind::Surface,
+        ] {
             self.remove_where(kind, |entry| entry.ctx == ctx);
         }
     }

@@ -44,6 +44,7 @@ mod resolve;
 mod stream;
 mod tables;
 mod tensor_map;
+mod texture;
 mod thread;
 mod visible;
 
@@ -69,6 +70,7 @@ mod hand {
     pub use crate::stream::*;
     pub use crate::tables::*;
     pub use crate::tensor_map::*;
+    pub use crate::texture::*;
 }
 
 use vgpu_protocol::cuda::CUresult;

@@ -40,6 +40,7 @@
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
 //! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
+//! | `cuTexObjectCreate` | the resource, the texture, 1 if a view was given (64 bits), the view | `Reply` |
 //! | `cuTensorMapEncodeTiled`, `cuTensorMapEncodeIm2col`, `cuTensorMapEncodeIm2colWide` | [`TensorMap`] | the map |
 //! | `cuTensorMapReplaceAddress` | the map, the address, bytes by which it misses an alignment of 64 | the map |
 //! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`] (`stream` holds the `CUkernel`, if known), parameters |
@@ -91,8 +92,10 @@ macro_rules! scalar_results {
     )* };
 }
 use crate::cuda::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode,
-    CUkernel, CUlibrary, CUmemoryPool, CUmodule, CUstream,
+    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC,
+    CUDA_TEXTURE_DESC, CUarray, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph,
+    CUgraphExec, CUgraphNode, CUkernel, CUlibrary, CUmemoryPool, CUmipmappedArray, CUmodule,
+    CUstream, CUsurfObject, CUtexObject,
 };
 scalar_results!(
     u32,
@@ -100,6 +103,7 @@ scalar_results!(
     usize,
     i32,
     f32,
+    CUarray,
     CUcontext,
     CUdevice,
     CUdeviceptr,
@@ -111,8 +115,29 @@ scalar_results!(
     CUkernel,
     CUlibrary,
     CUmemoryPool,
+    CUmipmappedArray,
     CUmodule,
-    CUstream
+    CUstream,
+    CUsurfObject,
+    CUtexObject,
+);
+
+macro_rules! struct_results {
+    ($($ty:ty),* $(,)?) => { $(
+        impl Result for $ty {
+            type Wire = Self;
+            fn to_wire(self) -> Self { self }
+            fn from_wire(wire: Self) -> Self { wire }
+        }
+        const _: () = assert!(size_of::<$ty>() % 8 == 0);
+    )* };
+}
+struct_results!(
+    CUDA_ARRAY_DESCRIPTOR,
+    CUDA_ARRAY3D_DESCRIPTOR,
+    CUDA_RESOURCE_DESC,
+    CUDA_RESOURCE_VIEW_DESC,
+    CUDA_TEXTURE_DESC,
 );
 
 /// Wire type of an argument in `Args`.

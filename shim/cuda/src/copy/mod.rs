@@ -7,9 +7,11 @@
 //! * pageable destinations are written by the calling thread, after the device has filled staging:
 //!   nothing writes the program's memory behind its back (`semantics.md` 12).
 
+mod arrays;
 pub mod copiers;
 mod strided;
 
+pub use arrays::*;
 pub use strided::*;
 
 use crate::call::{self, Completion, INLINE_BYTES};

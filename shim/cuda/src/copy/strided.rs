@@ -1,7 +1,7 @@
 //! Copies of rectangles and boxes.
 //!
-//! The driver does them where both ends are memory it reaches; rows of pageable memory travel
-//! through staging, packed.
+//! The driver does them where both ends are arrays or memory it reaches; rows of pageable memory
+//! travel through staging, packed.
 
 use super::{Mode, PIECE, Pageable, begin, direct, refuse_in_capture};
 use crate::client::Client;
@@ -141,11 +141,58 @@ impl End {
     }
 }
 
+/// A corner of the box in an array.
+#[derive(Clone, Copy, Debug)]
+struct Corner {
+    array: CUarray,
+    /// Bytes.
+    x: u64,
+    /// Rows.
+    y: u64,
+    /// Slices.
+    z: u64,
+}
+
+/// What lies at one end of a strided copy.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Memory(End),
+    Array(Corner),
+}
+
+impl Place {
+    /// How to treat it. Arrays are the driver's to judge: what touches one is a call.
+    fn side(&self, client: &Client, copy: &CUDA_MEMCPY3D) -> Result<Side, CUresult> {
+        match self {
+            Self::Memory(end) => {
+                let extent = end.extent(copy).ok_or(CUresult::INVALID_VALUE)?;
+                memory::side(client, end.first, extent)
+            }
+            Self::Array(_) => Ok(Side::Unknown),
+        }
+    }
+
+    /// The place from a row on, counted through all slices of the box.
+    fn from_row(&self, copy: &CUDA_MEMCPY3D, row: u64) -> Self {
+        match *self {
+            Self::Memory(end) => Self::Memory(End {
+                first: row_at(&end, copy, row),
+                ..end
+            }),
+            Self::Array(corner) => Self::Array(Corner {
+                y: corner.y + row % copy.height,
+                z: corner.z + row / copy.height,
+                ..corner
+            }),
+        }
+    }
+}
+
 /// A strided copy. Where an end is pageable, the rows travel through staging, packed.
 ///
 /// # Safety
 /// The ends have the extents that `copy` names.
-unsafe fn strided(
+pub(super) unsafe fn strided(
     default: NullStream,
     stream: CUstream,
     copy: CUDA_MEMCPY3D,
@@ -155,29 +202,29 @@ unsafe fn strided(
     if copy.width == 0 || copy.height == 0 || copy.depth == 0 {
         return Ok(());
     }
-    let src = end(
+    let src = place(
         copy.src_memory_type,
         copy.src_host,
         copy.src_device.0,
+        copy.src_array,
         [copy.src_x, copy.src_y, copy.src_z],
         copy.src_pitch,
         copy.src_height,
         &copy,
     )?;
-    let dst = end(
+    let dst = place(
         copy.dst_memory_type,
         copy.dst_host,
         copy.dst_device.0,
+        copy.dst_array,
         [copy.dst_x, copy.dst_y, copy.dst_z],
         copy.dst_pitch,
         copy.dst_height,
         &copy,
     )?;
-    let far = CUresult::INVALID_VALUE;
-    let from = memory::side(client, src.first, src.extent(&copy).ok_or(far)?)?;
-    let to = memory::side(client, dst.first, dst.extent(&copy).ok_or(far)?)?;
-    match (from, to) {
-        (Side::Pageable, Side::Pageable) => {
+    let (from, to) = (src.side(client, &copy)?, dst.side(client, &copy)?);
+    match (src, from, dst, to) {
+        (Place::Memory(src), Side::Pageable, Place::Memory(dst), Side::Pageable) => {
             refuse_in_capture(client, &state)?;
             state.synchronize(client, stream::Wait::of(state.ctx))?;
             for (slice, row) in rows(&copy) {
@@ -192,22 +239,16 @@ unsafe fn strided(
             }
             Ok(())
         }
-        (Side::Pageable, _) => {
-            pack_rows(
-                client,
-                &state,
-                &copy,
-                src,
-                dst,
-                to == Side::Device || to == Side::Pinned,
-            )?;
+        (Place::Memory(src), Side::Pageable, ..) => {
+            let known = to == Side::Device || to == Side::Pinned;
+            pack_rows(client, &state, &copy, src, dst, known)?;
             // The worker orders other streams behind posted linear copies only.
             if mode == Mode::Sync {
                 state.synchronize(client, stream::Wait::of(state.ctx))?;
             }
             Ok(())
         }
-        (_, Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
+        (_, _, Place::Memory(dst), Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
         _ => {
             let known = from != Side::Unknown && to != Side::Unknown;
             // Host to host through pinned memory must be over when a synchronous call returns.
@@ -219,6 +260,34 @@ unsafe fn strided(
             strided_command(client, &state, &copy, src, dst, known, mode)
         }
     }
+}
+
+/// One end of a copy, as its description names it.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the fields of one side of a description"
+)]
+fn place(
+    kind: u32,
+    host: u64,
+    device: u64,
+    array: CUarray,
+    [x, y, z]: [u64; 3],
+    pitch: u64,
+    rows: u64,
+    copy: &CUDA_MEMCPY3D,
+) -> Result<Place, CUresult> {
+    if kind != CU_MEMORYTYPE_ARRAY {
+        return end(kind, host, device, [x, y, z], pitch, rows, copy).map(Place::Memory);
+    }
+    // The driver knows the array's extents; here only sums must not overflow.
+    for (at, len) in [(x, copy.width), (y, copy.height), (z, copy.depth)] {
+        at.checked_add(len).ok_or(CUresult::INVALID_VALUE)?;
+    }
+    if array.is_null() {
+        return Err(CUresult::INVALID_HANDLE);
+    }
+    Ok(Place::Array(Corner { array, x, y, z }))
 }
 
 /// First byte and strides of one end.
@@ -234,7 +303,6 @@ fn end(
     let base = match kind {
         CU_MEMORYTYPE_HOST => host,
         CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => device,
-        CU_MEMORYTYPE_ARRAY => return Err(CUresult::NOT_SUPPORTED),
         _ => return Err(CUresult::INVALID_VALUE),
     };
     let invalid = CUresult::INVALID_VALUE;
@@ -270,40 +338,48 @@ fn rows(copy: &CUDA_MEMCPY3D) -> impl Iterator<Item = (u64, u64)> + use<> {
     (0..depth).flat_map(move |slice| (0..height).map(move |row| (slice, row)))
 }
 
-/// The copy as the driver does it, both ends as device addresses.
+/// The copy as the driver does it, memory as device addresses.
 fn strided_command(
     client: &Client,
     stream: &State,
     copy: &CUDA_MEMCPY3D,
-    src: End,
-    dst: End,
+    src: Place,
+    dst: Place,
     known: bool,
     mode: Mode,
 ) -> Result<(), CUresult> {
-    let side = |end: &End| {
-        (
-            CU_MEMORYTYPE_UNIFIED,
-            CUdeviceptr(end.first),
-            end.pitch,
-            end.slice / end.pitch.max(1),
-        )
-    };
-    let (src_memory_type, src_device, src_pitch, src_height) = side(&src);
-    let (dst_memory_type, dst_device, dst_pitch, dst_height) = side(&dst);
-    let command = CUDA_MEMCPY3D {
-        src_memory_type,
-        src_device,
-        src_pitch,
-        src_height,
-        dst_memory_type,
-        dst_device,
-        dst_pitch,
-        dst_height,
+    let mut command = CUDA_MEMCPY3D {
         width: copy.width,
         height: copy.height,
         depth: copy.depth,
         ..CUDA_MEMCPY3D::default()
     };
+    match src {
+        Place::Memory(end) => {
+            command.src_memory_type = CU_MEMORYTYPE_UNIFIED;
+            command.src_device = CUdeviceptr(end.first);
+            command.src_pitch = end.pitch;
+            command.src_height = end.slice / end.pitch.max(1);
+        }
+        Place::Array(corner) => {
+            command.src_memory_type = CU_MEMORYTYPE_ARRAY;
+            command.src_array = corner.array;
+            (command.src_x, command.src_y, command.src_z) = (corner.x, corner.y, corner.z);
+        }
+    }
+    match dst {
+        Place::Memory(end) => {
+            command.dst_memory_type = CU_MEMORYTYPE_UNIFIED;
+            command.dst_device = CUdeviceptr(end.first);
+            command.dst_pitch = end.pitch;
+            command.dst_height = end.slice / end.pitch.max(1);
+        }
+        Place::Array(corner) => {
+            command.dst_memory_type = CU_MEMORYTYPE_ARRAY;
+            command.dst_array = corner.array;
+            (command.dst_x, command.dst_y, command.dst_z) = (corner.x, corner.y, corner.z);
+        }
+    }
     let mut payload = command.as_bytes().to_vec();
     payload.extend_from_slice(&stream.handle.0.to_le_bytes());
     direct(
@@ -339,7 +415,7 @@ fn pack_rows(
     stream: &State,
     copy: &CUDA_MEMCPY3D,
     src: End,
-    dst: End,
+    dst: Place,
     known: bool,
 ) -> Result<(), CUresult> {
     refuse_in_capture(client, stream)?;
@@ -361,10 +437,7 @@ fn pack_rows(
                 ..*copy
             };
             let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-            let at = End {
-                first: row_at(&dst, copy, row),
-                ..dst
-            };
+            let at = dst.from_row(copy, row);
             strided_command(client, stream, &piece, packed, at, known, Mode::Async)
         });
         let stamp = sent.map(|()| stream.last());
@@ -378,7 +451,7 @@ fn unpack_rows(
     client: &Client,
     stream: &State,
     copy: &CUDA_MEMCPY3D,
-    src: End,
+    src: Place,
     dst: End,
 ) -> Result<(), CUresult> {
     refuse_in_capture(client, stream)?;
@@ -392,10 +465,7 @@ fn unpack_rows(
                     ..*copy
                 };
                 let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-                let at = End {
-                    first: row_at(&src, copy, row),
-                    ..src
-                };
+                let at = src.from_row(copy, row);
                 strided_command(client, stream, &piece, at, packed, false, Mode::Async)
             })
             .and_then(|()| stream.synchronize(client, stream::Wait::of(stream.ctx)));
@@ -434,12 +504,12 @@ fn laid_out(
 }
 
 /// Rows without gaps in a staged piece.
-fn packed_end(chunk: &Chunk, offset: u64, width: u64, rows: u64) -> End {
-    End {
+fn packed_end(chunk: &Chunk, offset: u64, width: u64, rows: u64) -> Place {
+    Place::Memory(End {
         first: chunk.address + offset,
         pitch: width,
         slice: width * rows,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -469,6 +539,23 @@ mod tests {
     fn parts_end_at_slice_borders() {
         let parts: Vec<_> = laid_out(&copy(8, 5, 4), 3, 9).collect();
         assert_eq!(parts, [(3, 2), (5, 5), (10, 2)]);
+    }
+
+    #[test]
+    fn rows_of_an_array_are_counted_through_its_slices() {
+        let shape = copy(8, 5, 4);
+        let at = |place: Place| match place {
+            Place::Array(corner) => (corner.x, corner.y, corner.z),
+            Place::Memory(_) => panic!("an array stays one"),
+        };
+        let named = |z| {
+            let array = CUarray(9);
+            place(CU_MEMORYTYPE_ARRAY, 0, 0, array, [4, 1, z], 0, 0, &shape)
+        };
+        let found = named(2).expect("valid");
+        assert_eq!(at(found), (4, 1, 2));
+        assert_eq!(at(found.from_row(&shape, 13)), (4, 4, 4));
+        assert!(named(u64::MAX).is_err());
     }
 
     #[test]
