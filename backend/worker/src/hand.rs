@@ -5,8 +5,8 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    arrays, callbacks, contexts, copies, graphs, launch, link, memory, modules, streams,
-    tensor_maps, timeline,
+    arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, launch,
+    link, memory, modules, streams, tensor_maps, timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
@@ -30,6 +30,24 @@ pub use contexts::{
 pub use copies::{
     copy_3d as cuMemcpy3DAsync_v2, copy_in as cuMemcpyHtoDAsync_v2,
     copy_out as cuMemcpyDtoHAsync_v2,
+};
+pub use graph_memory::{
+    add_alloc as cuGraphAddMemAllocNode, add_free as cuGraphAddMemFreeNode,
+    get_alloc as cuGraphMemAllocNodeGetParams, memory_attribute as cuDeviceGetGraphMemAttribute,
+    memory_attribute as cuDeviceSetGraphMemAttribute,
+};
+pub use graph_nodes::{
+    add_conditional as cuGraphAddNode_v2, add_event as cuGraphAddEventRecordNode,
+    add_event as cuGraphAddEventWaitNode, child_graph as cuGraphChildGraphNodeGetGraph,
+    create_condition as cuGraphConditionalHandleCreate, find_in_clone as cuGraphNodeFindInClone,
+    neighbours as cuGraphNodeGetDependencies, neighbours as cuGraphNodeGetDependentNodes,
+    remove_dependencies as cuGraphRemoveDependencies,
+};
+pub use graph_params::{
+    exec_set_copy as cuGraphExecMemcpyNodeSetParams,
+    exec_set_fill as cuGraphExecMemsetNodeSetParams, get_copy as cuGraphMemcpyNodeGetParams,
+    get_fill as cuGraphMemsetNodeGetParams, set_copy as cuGraphMemcpyNodeSetParams,
+    set_fill as cuGraphMemsetNodeSetParams,
 };
 pub use graphs::{
     add_child as cuGraphAddChildGraphNode, add_copy as cuGraphAddMemcpyNode,

@@ -197,7 +197,7 @@ pub fn free_async(call: &mut Call<'_>) -> Outcome {
 
 /// Whether memory would be managed or the host's: pages of this process, which the client would take
 /// for its own.
-fn only_here(alloc_type: u32, location: CUmemLocation) -> bool {
+pub(crate) fn only_here(alloc_type: u32, location: CUmemLocation) -> bool {
     const MANAGED: u32 = 2;
     const DEVICE: u32 = 1;
     alloc_type == MANAGED || location.kind > DEVICE
@@ -292,7 +292,14 @@ pub fn pool_get_access(call: &mut Call<'_>) -> Outcome {
     crate::launch::reply_number(call, u64::from(flags))
 }
 
-fn take_descriptors(call: &mut Call<'_>, count: usize) -> Result<Vec<CUmemAccessDesc>, CUresult> {
+/// The rest of a payload as access descriptors.
+///
+/// # Errors
+/// `INVALID_VALUE` for another number than said, or too many.
+pub(crate) fn take_descriptors(
+    call: &mut Call<'_>,
+    count: usize,
+) -> Result<Vec<CUmemAccessDesc>, CUresult> {
     if count > MAX_DESCRIPTORS {
         return Err(call.malformed());
     }

@@ -125,7 +125,10 @@ pub unsafe fn cuMemFreeAsync(
 }
 
 /// Properties as they travel: the device translated to the host's numbering.
-fn translate(client: &client::Client, location: CUmemLocation) -> Result<CUmemLocation, CUresult> {
+pub(crate) fn translate(
+    client: &client::Client,
+    location: CUmemLocation,
+) -> Result<CUmemLocation, CUresult> {
     const DEVICE: u32 = 1;
     if location.kind != DEVICE {
         return Ok(location);

@@ -40,6 +40,14 @@
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
 //! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
+//! | `cuGraphAddMemAllocNode` | [`AddNode`], dependencies, the pool's properties, bytes, number of access descriptors (64 bits each), the descriptors | the node, the address |
+//! | `cuGraphMemAllocNodeGetParams` | `Args` | the parameters, without descriptors |
+//! | `cuGraphAddMemFreeNode`, `cuGraphAddEventRecordNode`, `cuGraphAddEventWaitNode` | [`AddNode`], dependencies, the address or event | `Reply` |
+//! | `cuGraphAddNode_v2` | [`AddNode`], dependencies, [`ConditionalNode`] | the node, then its graphs |
+//! | `cuGraphConditionalHandleCreate` | `Args`, the context | the handle |
+//! | `cuGraphRemoveDependencies` | [`AddNode`], sources, targets | |
+//! | `cuGraphNodeGetDependencies`, `cuGraphNodeGetDependentNodes` | [`ListRequest`]: `object` the node | [`ListReply`] |
+//! | `cuDeviceGetGraphMemAttribute`, `cuDeviceSetGraphMemAttribute` | [`AttributeRequest`]: `object` the device | [`AttributeReply`] |
 //! | `cuTexObjectCreate` | the resource, the texture, 1 if a view was given (64 bits), the view | `Reply` |
 //! | `cuTensorMapEncodeTiled`, `cuTensorMapEncodeIm2col`, `cuTensorMapEncodeIm2colWide` | [`TensorMap`] | the map |
 //! | `cuTensorMapReplaceAddress` | the map, the address, bytes by which it misses an alignment of 64 | the map |
@@ -92,10 +100,10 @@ macro_rules! scalar_results {
     )* };
 }
 use crate::cuda::{
-    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC,
-    CUDA_TEXTURE_DESC, CUarray, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph,
-    CUgraphExec, CUgraphNode, CUkernel, CUlibrary, CUmemoryPool, CUmipmappedArray, CUmodule,
-    CUstream, CUsurfObject, CUtexObject,
+    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS,
+    CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC, CUarray, CUcontext, CUdevice,
+    CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
+    CUmemoryPool, CUmipmappedArray, CUmodule, CUstream, CUsurfObject, CUtexObject,
 };
 scalar_results!(
     u32,
@@ -135,6 +143,8 @@ macro_rules! struct_results {
 struct_results!(
     CUDA_ARRAY_DESCRIPTOR,
     CUDA_ARRAY3D_DESCRIPTOR,
+    CUDA_MEMCPY3D,
+    CUDA_MEMSET_NODE_PARAMS,
     CUDA_RESOURCE_DESC,
     CUDA_RESOURCE_VIEW_DESC,
     CUDA_TEXTURE_DESC,
@@ -392,6 +402,15 @@ wire_struct! {
         count: u32,
         /// Padding.
         pad: u32,
+    }
+    /// A conditional node: after [`AddNode`] and its dependencies.
+    ConditionalNode = 16 {
+        /// The condition.
+        handle: u64,
+        /// `CUgraphConditionalNodeType`.
+        kind: u32,
+        /// Graphs that the node gets.
+        size: u32,
     }
     /// A handle and a blob for a list of handles coming back.
     ListRequest = 32 {

@@ -9,6 +9,7 @@
 
 mod arrays;
 pub mod copiers;
+mod place;
 mod strided;
 
 pub use arrays::*;

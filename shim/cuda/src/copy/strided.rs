@@ -3,9 +3,10 @@
 //! The driver does them where both ends are arrays or memory it reaches; rows of pageable memory
 //! travel through staging, packed.
 
+use super::place::{End, Place, place, row_at};
 use super::{Mode, PIECE, Pageable, begin, direct, refuse_in_capture};
 use crate::client::Client;
-use crate::memory::{self, Side};
+use crate::memory::Side;
 use crate::stream::{self, NullStream, State, Until};
 use vgpu_channel::staging::Chunk;
 use vgpu_protocol::cuda::*;
@@ -117,77 +118,6 @@ unsafe fn widen(copy: *const CUDA_MEMCPY2D) -> Result<CUDA_MEMCPY3D, CUresult> {
     })
 }
 
-/// One end of a strided copy.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    /// First byte touched.
-    first: u64,
-    /// Bytes from row to row.
-    pitch: u64,
-    /// Bytes from slice to slice.
-    slice: u64,
-}
-
-impl End {
-    /// Bytes from the first touched to behind the last.
-    fn extent(&self, copy: &CUDA_MEMCPY3D) -> Option<u64> {
-        let slices = self.slice.checked_mul(copy.depth - 1)?;
-        let rows = self.pitch.checked_mul(copy.height - 1)?;
-        slices.checked_add(rows)?.checked_add(copy.width)
-    }
-
-    fn row(&self, row: u64, slice: u64) -> u64 {
-        self.first + slice * self.slice + row * self.pitch
-    }
-}
-
-/// A corner of the box in an array.
-#[derive(Clone, Copy, Debug)]
-struct Corner {
-    array: CUarray,
-    /// Bytes.
-    x: u64,
-    /// Rows.
-    y: u64,
-    /// Slices.
-    z: u64,
-}
-
-/// What lies at one end of a strided copy.
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    Memory(End),
-    Array(Corner),
-}
-
-impl Place {
-    /// How to treat it. Arrays are the driver's to judge: what touches one is a call.
-    fn side(&self, client: &Client, copy: &CUDA_MEMCPY3D) -> Result<Side, CUresult> {
-        match self {
-            Self::Memory(end) => {
-                let extent = end.extent(copy).ok_or(CUresult::INVALID_VALUE)?;
-                memory::side(client, end.first, extent)
-            }
-            Self::Array(_) => Ok(Side::Unknown),
-        }
-    }
-
-    /// The place from a row on, counted through all slices of the box.
-    fn from_row(&self, copy: &CUDA_MEMCPY3D, row: u64) -> Self {
-        match *self {
-            Self::Memory(end) => Self::Memory(End {
-                first: row_at(&end, copy, row),
-                ..end
-            }),
-            Self::Array(corner) => Self::Array(Corner {
-                y: corner.y + row % copy.height,
-                z: corner.z + row / copy.height,
-                ..corner
-            }),
-        }
-    }
-}
-
 /// A strided copy. Where an end is pageable, the rows travel through staging, packed.
 ///
 /// # Safety
@@ -262,77 +192,6 @@ pub(super) unsafe fn strided(
     }
 }
 
-/// One end of a copy, as its description names it.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the fields of one side of a description"
-)]
-fn place(
-    kind: u32,
-    host: u64,
-    device: u64,
-    array: CUarray,
-    [x, y, z]: [u64; 3],
-    pitch: u64,
-    rows: u64,
-    copy: &CUDA_MEMCPY3D,
-) -> Result<Place, CUresult> {
-    if kind != CU_MEMORYTYPE_ARRAY {
-        return end(kind, host, device, [x, y, z], pitch, rows, copy).map(Place::Memory);
-    }
-    // The driver knows the array's extents; here only sums must not overflow.
-    for (at, len) in [(x, copy.width), (y, copy.height), (z, copy.depth)] {
-        at.checked_add(len).ok_or(CUresult::INVALID_VALUE)?;
-    }
-    if array.is_null() {
-        return Err(CUresult::INVALID_HANDLE);
-    }
-    Ok(Place::Array(Corner { array, x, y, z }))
-}
-
-/// First byte and strides of one end.
-fn end(
-    kind: u32,
-    host: u64,
-    device: u64,
-    [x, y, z]: [u64; 3],
-    pitch: u64,
-    rows: u64,
-    copy: &CUDA_MEMCPY3D,
-) -> Result<End, CUresult> {
-    let base = match kind {
-        CU_MEMORYTYPE_HOST => host,
-        CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => device,
-        _ => return Err(CUresult::INVALID_VALUE),
-    };
-    let invalid = CUresult::INVALID_VALUE;
-    // A pitch of 0 means rows without gaps, a height of 0 slices without gaps.
-    let pitch = if pitch == 0 {
-        x.checked_add(copy.width).ok_or(invalid)?
-    } else {
-        pitch
-    };
-    let rows = if rows == 0 {
-        y.checked_add(copy.height).ok_or(invalid)?
-    } else {
-        rows
-    };
-    if base == 0 || (copy.height > 1 && pitch < copy.width) {
-        return Err(invalid);
-    }
-    let slice = pitch.checked_mul(rows).ok_or(invalid)?;
-    let first = (|| {
-        base.checked_add(x)?
-            .checked_add(y.checked_mul(pitch)?)?
-            .checked_add(z.checked_mul(slice)?)
-    })();
-    Ok(End {
-        first: first.ok_or(invalid)?,
-        pitch,
-        slice,
-    })
-}
-
 fn rows(copy: &CUDA_MEMCPY3D) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (height, depth) = (copy.height, copy.depth);
     (0..depth).flat_map(move |slice| (0..height).map(move |row| (slice, row)))
@@ -402,11 +261,6 @@ fn groups(copy: &CUDA_MEMCPY3D) -> Result<impl Iterator<Item = (u64, u64)> + use
     Ok((0..total)
         .step_by(usize::try_from(per_piece).unwrap_or(1))
         .map(move |first| (first, per_piece.min(total - first))))
-}
-
-/// A row by its number through all slices.
-fn row_at(end: &End, copy: &CUDA_MEMCPY3D, row: u64) -> u64 {
-    end.row(row % copy.height, row / copy.height)
 }
 
 /// Pageable rows to the device: packed into staging, then laid out by the device.
@@ -539,32 +393,5 @@ mod tests {
     fn parts_end_at_slice_borders() {
         let parts: Vec<_> = laid_out(&copy(8, 5, 4), 3, 9).collect();
         assert_eq!(parts, [(3, 2), (5, 5), (10, 2)]);
-    }
-
-    #[test]
-    fn rows_of_an_array_are_counted_through_its_slices() {
-        let shape = copy(8, 5, 4);
-        let at = |place: Place| match place {
-            Place::Array(corner) => (corner.x, corner.y, corner.z),
-            Place::Memory(_) => panic!("an array stays one"),
-        };
-        let named = |z| {
-            let array = CUarray(9);
-            place(CU_MEMORYTYPE_ARRAY, 0, 0, array, [4, 1, z], 0, 0, &shape)
-        };
-        let found = named(2).expect("valid");
-        assert_eq!(at(found), (4, 1, 2));
-        assert_eq!(at(found.from_row(&shape, 13)), (4, 4, 4));
-        assert!(named(u64::MAX).is_err());
-    }
-
-    #[test]
-    fn ends_know_their_extent() {
-        let shape = copy(10, 3, 2);
-        let found = end(CU_MEMORYTYPE_HOST, 1000, 0, [4, 1, 0], 32, 5, &shape).expect("valid");
-        assert_eq!(found.first, 1000 + 4 + 32);
-        assert_eq!(found.extent(&shape), Some(160 + 64 + 10));
-        assert!(end(CU_MEMORYTYPE_ARRAY, 0, 0, [0; 3], 0, 0, &shape).is_err());
-        assert!(end(CU_MEMORYTYPE_HOST, 1, 0, [u64::MAX, 0, 0], 0, 0, &shape).is_err());
     }
 }

@@ -158,6 +158,30 @@ plain! {
         /// Rows.
         height: u64,
     }
+    /// Parameters of a memory allocation node.
+    CUDA_MEM_ALLOC_NODE_PARAMS = 120 {
+        /// Where and how to allocate.
+        props: CUmemPoolProps,
+        /// Address of the access descriptors.
+        access: u64,
+        /// Number of access descriptors.
+        access_count: u64,
+        /// Bytes wanted.
+        bytes: u64,
+        /// Out: the address.
+        dptr: CUdeviceptr,
+    }
+    /// Parameters of a node of any type.
+    CUgraphNodeParams = 256 {
+        /// `CUgraphNodeType`.
+        kind: u32,
+        /// Must be zero.
+        reserved0: [u32; 3],
+        /// A C union of the types' own parameters.
+        words: [u64; 29],
+        /// Must be zero.
+        reserved1: u64,
+    }
     /// Parameters of instantiation with results.
     CUDA_GRAPH_INSTANTIATE_PARAMS = 32 {
         /// Instantiation flags.
