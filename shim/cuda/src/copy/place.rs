@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// The place from a row on, counted through all slices of the box.
-    pub fn from_row(&self, copy: &CUDA_MEMCPY3D, row: u64) -> Self {
+    pub fn at_row(&self, copy: &CUDA_MEMCPY3D, row: u64) -> Self {
         match *self {
             Self::Memory(end) => Self::Memory(End {
                 first: row_at(&end, copy, row),
@@ -181,7 +181,7 @@ mod tests {
         };
         let found = named(2).expect("valid");
         assert_eq!(at(found), (4, 1, 2));
-        assert_eq!(at(found.from_row(&shape, 13)), (4, 4, 4));
+        assert_eq!(at(found.at_row(&shape, 13)), (4, 4, 4));
         assert!(named(u64::MAX).is_err());
     }
 

@@ -291,7 +291,7 @@ fn pack_rows(
                 ..*copy
             };
             let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-            let at = dst.from_row(copy, row);
+            let at = dst.at_row(copy, row);
             strided_command(client, stream, &piece, packed, at, known, Mode::Async)
         });
         let stamp = sent.map(|()| stream.last());
@@ -319,7 +319,7 @@ fn unpack_rows(
                     ..*copy
                 };
                 let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-                let at = src.from_row(copy, row);
+                let at = src.at_row(copy, row);
                 strided_command(client, stream, &piece, at, packed, false, Mode::Async)
             })
             .and_then(|()| stream.synchronize(client, stream::Wait::of(stream.ctx)));
