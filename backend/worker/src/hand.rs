@@ -82,9 +82,10 @@ pub use modules::{
     unload_module as cuModuleUnload,
 };
 pub use streams::{
-    begin_capture as cuStreamBeginCapture_v2, capture_info as cuStreamGetCaptureInfo_v2,
-    create as cuStreamCreate, create_with_priority as cuStreamCreateWithPriority,
-    end_capture as cuStreamEndCapture,
+    begin_capture as cuStreamBeginCapture_v2,
+    begin_capture_to_graph as cuStreamBeginCaptureToGraph,
+    capture_info as cuStreamGetCaptureInfo_v2, create as cuStreamCreate,
+    create_with_priority as cuStreamCreateWithPriority, end_capture as cuStreamEndCapture,
 };
 pub use tensor_maps::{
     encode as cuTensorMapEncodeTiled, encode as cuTensorMapEncodeIm2col,

@@ -297,6 +297,12 @@ static void any_node(const Gpu &gpu, CUfunction add_one, CUstream stream, CUdevi
         params.kernel.blockDimX = 128;
         params.kernel.kernelParams = kernel.list;
         CU(cuGraphAddNode(&add, body, nullptr, nullptr, 0, &params));
+        // And once more, captured into the body behind the first.
+        CUgraph captured = nullptr;
+        CU(cuStreamBeginCaptureToGraph(stream, body, &add, nullptr, 1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+        CU(launch(add_one, stream, n, a, n));
+        CU(cuStreamEndCapture(stream, &captured));
+        REQUIRE(captured == body, "the capture into the body gave another graph");
         params = {};
         params.type = CU_GRAPH_NODE_TYPE_EMPTY;
         CU(cuGraphAddNode(&end, graph, &decide, nullptr, 1, &params));
@@ -304,7 +310,7 @@ static void any_node(const Gpu &gpu, CUfunction add_one, CUstream stream, CUdevi
         for (int round = 0; round < 2; ++round) {
             CU(cuMemsetD32(a, 0, n));
             run(exec, stream);
-            expect(a, 50 + condition, condition ? "with the condition true" : "with the condition false");
+            expect(a, 50 + 2 * condition, condition ? "with the condition true" : "with the condition false");
         }
         if (!on_native_driver()) {
             params = {};

@@ -358,6 +358,7 @@ macro_rules! cuda_calls {
         385 local/guest/safe hand/none cuGraphGetEdges_v2 @12030 (graph: raw CUgraph, from: raw *mut CUgraphNode, to: raw *mut CUgraphNode, edges: raw *mut CUgraphEdgeData, count: raw *mut usize);
         386 local/guest/safe hand/none cuGraphNodeGetDependencies_v2 @12030 (node: raw CUgraphNode, nodes: raw *mut CUgraphNode, edges: raw *mut CUgraphEdgeData, count: raw *mut usize);
         387 local/guest/safe hand/none cuGraphNodeGetDependentNodes_v2 @12030 (node: raw CUgraphNode, nodes: raw *mut CUgraphNode, edges: raw *mut CUgraphEdgeData, count: raw *mut usize);
+        388 call/issuer/safe hand/hand cuStreamBeginCaptureToGraph @12030 | cuStreamBeginCaptureToGraph_ptsz @12030 (stream: stream CUstream, graph: live CUgraph, dependencies: raw *const CUgraphNode, edges: raw *const CUgraphEdgeData, count: val usize, mode: val u32);
     } };
 }
 
@@ -650,8 +651,6 @@ macro_rules! cuda_stubs {
             cuStreamBatchMemOp_v2_ptsz @11070;
             cuStreamBeginCapture @10000;
             cuStreamBeginCapture_ptsz @10000;
-            cuStreamBeginCaptureToGraph @12030;
-            cuStreamBeginCaptureToGraph_ptsz @12030;
             cuStreamGetCaptureInfo @10010;
             cuStreamGetCaptureInfo_ptsz @10010;
             cuStreamGetCtx_v2 @12050;

@@ -35,6 +35,7 @@
 //! | `cuMemSetAccess` | `Args`, access descriptors | |
 //! | `cuStreamGetAttribute`, `cuStreamSetAttribute` | [`AttributeRequest`] | [`AttributeReply`] |
 //! | `cuStreamGetCaptureInfo_v2` | [`ListRequest`]: `object` the stream, `out` room for dependencies | [`AttributeReply`]: status, id, graph, dependencies there are |
+//! | `cuStreamBeginCaptureToGraph` | [`AddNode`], dependencies, stream, mode (64 bits each) | |
 //! | `cuGraphInstantiateWithParams` | `Args`, the parameters | `Reply`, the parameters |
 //! | `cuGraphExecUpdate_v2` | `Args` | [`AttributeReply`]: result code, then the info's three words; the call's own status is success |
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
