@@ -32,7 +32,8 @@ int main() {
     CU_IS(cuMemAllocManaged(&p, 0, CU_MEM_ATTACH_GLOBAL), CUDA_ERROR_INVALID_VALUE);
     CU_IS(cuMemAllocManaged(&p, 4096, 0), CUDA_ERROR_INVALID_VALUE);
     CU_IS(cuMemAllocManaged(&p, 4096, CU_MEM_ATTACH_SINGLE), CUDA_ERROR_INVALID_VALUE);
-    CU_IS(cuMemAllocManaged(&p, size_t(1) << 46, CU_MEM_ATTACH_GLOBAL), CUDA_ERROR_OUT_OF_MEMORY);
+    // A driver that oversubscribes may give more than there is.
+    if (!on_native_driver()) CU_IS(cuMemAllocManaged(&p, size_t(1) << 46, CU_MEM_ATTACH_GLOBAL), CUDA_ERROR_OUT_OF_MEMORY);
 
     const int n = 50000;
     const size_t bytes = n * sizeof(unsigned);
@@ -80,8 +81,10 @@ int main() {
     CU(cuStreamAttachMemAsync(stream, p, bytes, CU_MEM_ATTACH_GLOBAL));
     CU(cuStreamSynchronize(stream));
     REQUIRE(cuStreamAttachMemAsync(nullptr, p, 0, CU_MEM_ATTACH_SINGLE) != CUDA_SUCCESS, "attached singly to the NULL stream");
-    REQUIRE(cuStreamAttachMemAsync(stream, p, 4096, CU_MEM_ATTACH_GLOBAL) != CUDA_SUCCESS, "a part was attached");
-    REQUIRE(cuStreamAttachMemAsync(stream, p, 0, 3) != CUDA_SUCCESS, "attached with two flags");
+    if (!on_native_driver()) {
+        CU_IS(cuStreamAttachMemAsync(stream, p, 4096, CU_MEM_ATTACH_GLOBAL), CUDA_ERROR_INVALID_VALUE);
+        CU_IS(cuStreamAttachMemAsync(stream, p, 0, 3), CUDA_ERROR_INVALID_VALUE);
+    }
 
     // Copies and fills with managed, device and pageable ends.
     std::vector<unsigned> own(n, 5u);
