@@ -12,8 +12,9 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vgpu_protocol::cuda::{
-    CU_EVENT_DISABLE_TIMING, CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_HOST, CU_MEMORYTYPE_UNIFIED,
-    CU_STREAM_NON_BLOCKING, CUDA_MEMCPY3D, CUevent, CUresult, CUstream,
+    CU_EVENT_DISABLE_TIMING, CU_MEMORYTYPE_ARRAY, CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_HOST,
+    CU_MEMORYTYPE_UNIFIED, CU_STREAM_NON_BLOCKING, CUDA_MEMCPY3D, CUarray, CUevent, CUresult,
+    CUstream,
 };
 use vgpu_protocol::wire::{CopyIn, CopyOut, RECORD_REPLY};
 
@@ -230,7 +231,8 @@ impl Span {
 /// Checks both sides of a three-dimensional copy.
 ///
 /// # Errors
-/// `INVALID_VALUE` for addresses and extents that may not be named, `NOT_SUPPORTED` for arrays.
+/// `INVALID_VALUE` for addresses and extents that may not be named, `INVALID_HANDLE` for arrays that
+/// are not live.
 pub fn check_3d(call: &Call<'_>, copy: &CUDA_MEMCPY3D) -> Outcome {
     let src = Span {
         x: copy.src_x,
@@ -253,6 +255,7 @@ pub fn check_3d(call: &Call<'_>, copy: &CUDA_MEMCPY3D) -> Outcome {
         copy.src_memory_type,
         copy.src_host,
         copy.src_device.0,
+        copy.src_array,
     )?;
     check_side(
         call,
@@ -261,6 +264,7 @@ pub fn check_3d(call: &Call<'_>, copy: &CUDA_MEMCPY3D) -> Outcome {
         copy.dst_memory_type,
         copy.dst_host,
         copy.dst_device.0,
+        copy.dst_array,
     )
 }
 
@@ -271,12 +275,17 @@ fn check_side(
     kind: u32,
     host: u64,
     device: u64,
+    array: CUarray,
 ) -> Outcome {
+    if kind == CU_MEMORYTYPE_ARRAY {
+        // The driver checks the box against the array's extents.
+        return call.entry(array).map(|_| ());
+    }
     let extent = span.extent(copy).ok_or(CUresult::INVALID_VALUE)?;
     match kind {
         CU_MEMORYTYPE_HOST => call.worker.shared_range(host, extent),
         CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => call.worker.device_range(device, extent),
-        _ => Err(CUresult::NOT_SUPPORTED),
+        _ => Err(CUresult::INVALID_VALUE),
     }
 }
 
@@ -294,8 +303,8 @@ pub fn copy_3d(call: &mut Call<'_>) -> Outcome {
         .driver()
         .cuMemcpy3DAsync_v2
         .ok_or(CUresult::NOT_SUPPORTED)?;
-    // SAFETY: both sides were checked to lie in device or shared memory as a whole; the stream is
-    // live.
+    // SAFETY: both sides were checked: a live array, or device or shared memory as a whole. The
+    // stream is live.
     let result = unsafe { function(&raw const copy, stream) };
     call.result(result)
 }

@@ -109,7 +109,12 @@ pub fn nodes(call: &mut Call<'_>, get: Option<GetNodes>) -> Outcome {
     })
 }
 
-fn deliver_nodes(call: &Call<'_>, address: u64, graph: CUgraph, list: &[CUgraphNode]) -> Outcome {
+pub(crate) fn deliver_nodes(
+    call: &Call<'_>,
+    address: u64,
+    graph: CUgraph,
+    list: &[CUgraphNode],
+) -> Outcome {
     for node in list {
         call.enter(*node, graph.0);
     }
@@ -156,14 +161,17 @@ pub fn edges(call: &mut Call<'_>) -> Outcome {
 }
 
 /// What all nodes that are added have in common.
-struct Adding {
-    graph: CUgraph,
-    ctx: CUcontext,
+pub(crate) struct Adding {
+    /// The graph.
+    pub graph: CUgraph,
+    /// Context of the node.
+    pub ctx: CUcontext,
     dependencies: Vec<CUgraphNode>,
 }
 
 impl Adding {
-    fn list(&self) -> (*const CUgraphNode, usize) {
+    /// The dependencies as the driver takes them.
+    pub fn list(&self) -> (*const CUgraphNode, usize) {
         if self.dependencies.is_empty() {
             (std::ptr::null(), 0)
         } else {
@@ -172,7 +180,7 @@ impl Adding {
     }
 }
 
-fn take_nodes(call: &mut Call<'_>, count: u32) -> Result<Vec<CUgraphNode>, CUresult> {
+pub(crate) fn take_nodes(call: &mut Call<'_>, count: u32) -> Result<Vec<CUgraphNode>, CUresult> {
     let list = call.take_list::<CUgraphNode>(count as usize)?;
     for node in &list {
         call.live(*node)?;
@@ -180,7 +188,7 @@ fn take_nodes(call: &mut Call<'_>, count: u32) -> Result<Vec<CUgraphNode>, CUres
     Ok(list)
 }
 
-fn take_adding(call: &mut Call<'_>) -> Result<Adding, CUresult> {
+pub(crate) fn take_adding(call: &mut Call<'_>) -> Result<Adding, CUresult> {
     let add = call.take::<AddNode>()?;
     let graph = CUgraph(add.graph);
     call.live(graph)?;
@@ -198,11 +206,11 @@ fn take_adding(call: &mut Call<'_>) -> Result<Adding, CUresult> {
 }
 
 /// Context of a copy or fill, which must be live.
-fn live_ctx(call: &mut Call<'_>, ctx: CUcontext) -> Outcome {
+pub(crate) fn live_ctx(call: &mut Call<'_>, ctx: CUcontext) -> Outcome {
     call.live(ctx)
 }
 
-fn finish_adding(
+pub(crate) fn finish_adding(
     call: &mut Call<'_>,
     adding: &Adding,
     node: CUgraphNode,
@@ -210,7 +218,7 @@ fn finish_adding(
 ) -> Outcome {
     call.result(result)?;
     call.enter(node, adding.graph.0);
-    // All replies of this family are one word.
+    // All replies of this family begin with this word.
     call.reply(&node.to_wire())
 }
 

@@ -5,12 +5,23 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    callbacks, contexts, copies, graphs, launch, link, memory, modules, streams, timeline,
+    arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, launch,
+    link, memory, modules, streams, tensor_maps, timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
 use vgpu_protocol::wire::{AttributeRequest, Counters, Flush};
 
+pub use arrays::{
+    create_array as cuArrayCreate_v2, create_array_3d as cuArray3DCreate_v2,
+    create_mipmapped as cuMipmappedArrayCreate, create_surface as cuSurfObjectCreate,
+    create_texture as cuTexObjectCreate, descriptor as cuArrayGetDescriptor_v2,
+    descriptor_3d as cuArray3DGetDescriptor_v2, destroy_array as cuArrayDestroy,
+    destroy_mipmapped as cuMipmappedArrayDestroy, level as cuMipmappedArrayGetLevel,
+    surface_resource as cuSurfObjectGetResourceDesc,
+    texture_descriptor as cuTexObjectGetTextureDesc,
+    texture_resource as cuTexObjectGetResourceDesc, texture_view as cuTexObjectGetResourceViewDesc,
+};
 pub use callbacks::{enqueue as cuLaunchHostFunc, enqueue as cuStreamAddCallback};
 pub use contexts::{
     create as cuCtxCreate_v2, destroy as cuCtxDestroy_v2, release as cuDevicePrimaryCtxRelease_v2,
@@ -19,6 +30,24 @@ pub use contexts::{
 pub use copies::{
     copy_3d as cuMemcpy3DAsync_v2, copy_in as cuMemcpyHtoDAsync_v2,
     copy_out as cuMemcpyDtoHAsync_v2,
+};
+pub use graph_memory::{
+    add_alloc as cuGraphAddMemAllocNode, add_free as cuGraphAddMemFreeNode,
+    get_alloc as cuGraphMemAllocNodeGetParams, memory_attribute as cuDeviceGetGraphMemAttribute,
+    memory_attribute as cuDeviceSetGraphMemAttribute,
+};
+pub use graph_nodes::{
+    add_conditional as cuGraphAddNode_v2, add_event as cuGraphAddEventRecordNode,
+    add_event as cuGraphAddEventWaitNode, child_graph as cuGraphChildGraphNodeGetGraph,
+    create_condition as cuGraphConditionalHandleCreate, find_in_clone as cuGraphNodeFindInClone,
+    neighbours as cuGraphNodeGetDependencies, neighbours as cuGraphNodeGetDependentNodes,
+    remove_dependencies as cuGraphRemoveDependencies,
+};
+pub use graph_params::{
+    exec_set_copy as cuGraphExecMemcpyNodeSetParams,
+    exec_set_fill as cuGraphExecMemsetNodeSetParams, get_copy as cuGraphMemcpyNodeGetParams,
+    get_fill as cuGraphMemsetNodeGetParams, set_copy as cuGraphMemcpyNodeSetParams,
+    set_fill as cuGraphMemsetNodeSetParams,
 };
 pub use graphs::{
     add_child as cuGraphAddChildGraphNode, add_copy as cuGraphAddMemcpyNode,
@@ -53,9 +82,14 @@ pub use modules::{
     unload_module as cuModuleUnload,
 };
 pub use streams::{
-    begin_capture as cuStreamBeginCapture_v2, capture_info as cuStreamGetCaptureInfo_v2,
-    create as cuStreamCreate, create_with_priority as cuStreamCreateWithPriority,
-    end_capture as cuStreamEndCapture,
+    begin_capture as cuStreamBeginCapture_v2,
+    begin_capture_to_graph as cuStreamBeginCaptureToGraph,
+    capture_info as cuStreamGetCaptureInfo_v2, create as cuStreamCreate,
+    create_with_priority as cuStreamCreateWithPriority, end_capture as cuStreamEndCapture,
+};
+pub use tensor_maps::{
+    encode as cuTensorMapEncodeTiled, encode as cuTensorMapEncodeIm2col,
+    encode as cuTensorMapEncodeIm2colWide, replace_address as cuTensorMapReplaceAddress,
 };
 
 /// As named.

@@ -21,6 +21,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod arrays;
 pub mod call;
 pub mod callbacks;
 pub mod capture;
@@ -33,6 +34,9 @@ pub mod dispatch;
 pub mod figures;
 pub mod fuzz;
 pub mod gate;
+pub mod graph_memory;
+pub mod graph_nodes;
+pub mod graph_params;
 pub mod graphs;
 pub mod hand;
 pub mod image;
@@ -54,4 +58,5 @@ pub mod snapshot;
 pub mod start;
 pub mod state;
 pub mod streams;
+pub mod tensor_maps;
 pub mod timeline;

@@ -10,8 +10,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::{
-    CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
-    CUlinkState, CUmemoryPool, CUmodule, CUresult, CUstream, Scalar,
+    CUarray, CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel,
+    CUlibrary, CUlinkState, CUmemoryPool, CUmipmappedArray, CUmodule, CUresult, CUstream,
+    CUsurfObject, CUtexObject, Scalar,
 };
 use vgpu_protocol::wire::Param;
 
@@ -51,9 +52,19 @@ pub enum Kind {
     Memory,
     /// Linker invocations.
     Link,
+    /// Arrays.
+    Array,
+    /// Mipmapped arrays.
+    Mipmapped,
+    /// Texture objects.
+    Texture,
+    /// Surface objects.
+    Surface,
+    /// Conditions of graphs.
+    Condition,
 }
 
-const KINDS: usize = Kind::Link as usize + 1;
+const KINDS: usize = Kind::Condition as usize + 1;
 
 /// All kinds.
 pub(crate) const KINDS_OF_HANDLES: [Kind; KINDS] = [
@@ -70,6 +81,11 @@ pub(crate) const KINDS_OF_HANDLES: [Kind; KINDS] = [
     Kind::Pool,
     Kind::Memory,
     Kind::Link,
+    Kind::Array,
+    Kind::Mipmapped,
+    Kind::Texture,
+    Kind::Surface,
+    Kind::Condition,
 ];
 
 /// A handle type of the driver API.
@@ -103,6 +119,10 @@ handle_kinds!(
     CUevent = Event,
     CUmemoryPool = Pool,
     CUlinkState = Link,
+    CUarray = Array,
+    CUmipmappedArray = Mipmapped,
+    CUtexObject = Texture,
+    CUsurfObject = Surface,
 );
 graph_handles!(CUgraph = Graph, CUgraphNode = Node, CUgraphExec = Exec);
 impl Handle for CUcontext {
@@ -128,7 +148,8 @@ pub struct Entry {
     pub ctx: u64,
     /// Handle it dies with (module, library, graph), or 0.
     pub owner: u64,
-    /// Creation flags of streams; bytes of physical allocations.
+    /// Creation flags of streams; bytes of physical allocations; of graphs inside of another one, the
+    /// node they belong to.
     pub data: u64,
     /// Parameters, of functions and kernels.
     pub layout: Option<Arc<Layout>>,
@@ -261,14 +282,44 @@ impl Live {
         }
     }
 
-    /// Forgets the nodes of a graph.
-    pub fn graph_died(&self, graph: u64) {
-        self.remove_where(Kind::Node, |entry| entry.owner == graph);
+    /// Forgets the nodes of a graph, its conditions, and the graphs inside of it. Gives the nodes.
+    pub fn graph_died(&self, graph: u64) -> Vec<u64> {
+        let mut nodes = Vec::new();
+        let mut dead = vec![graph];
+        while let Some(graph) = dead.pop() {
+            nodes.extend(self.remove_where(Kind::Node, |entry| entry.owner == graph));
+            self.remove_where(Kind::Condition, |entry| entry.owner == graph);
+            dead.extend(self.remove_where(Kind::Graph, |entry| entry.owner == graph));
+        }
+        nodes
     }
 
-    /// Forgets what dies with a context: streams, events, modules and functions.
+    /// Forgets a node, and the graphs that belong to it. Gives all nodes that are gone.
+    pub fn node_died(&self, node: u64) -> Vec<u64> {
+        let mut nodes = vec![node];
+        let owner = self.remove(Kind::Node, node).map_or(0, |entry| entry.owner);
+        let inner = self.remove_where(Kind::Graph, |entry| {
+            entry.owner != 0 && entry.owner == owner && entry.data == node
+        });
+        for graph in inner {
+            nodes.extend(self.graph_died(graph));
+        }
+        nodes
+    }
+
+    /// Forgets what dies with a context: streams, events, modules and functions, arrays and what is
+    /// over them.
     pub fn context_died(&self, ctx: u64) {
-        for kind in [Kind::Stream, Kind::Event, Kind::Module, Kind::Function] {
+        for kind in [
+            Kind::Stream,
+            Kind::Event,
+            Kind::Module,
+            Kind::Function,
+            Kind::Array,
+            Kind::Mipmapped,
+            Kind::Texture,
+            Kind::Surface,
+        ] {
             self.remove_where(kind, |entry| entry.ctx == ctx);
         }
     }
@@ -375,6 +426,28 @@ mod tests {
         let live = Live::default();
         live.enter(Kind::Stream, 0, Entry::default());
         assert!(!HandleCache::new(Kind::Stream).check(&live, 0));
+    }
+
+    #[test]
+    fn graphs_take_the_graphs_inside_of_them_along() {
+        let live = Live::default();
+        let of = |owner, data| Entry {
+            owner,
+            data,
+            ..Entry::default()
+        };
+        live.enter(Kind::Graph, 1, of(0, 0));
+        live.enter(Kind::Node, 10, of(1, 0));
+        live.enter(Kind::Graph, 2, of(1, 10));
+        live.enter(Kind::Node, 20, of(2, 0));
+        live.enter(Kind::Graph, 3, of(2, 20));
+        live.enter(Kind::Condition, 30, of(1, 0));
+        live.enter(Kind::Node, 11, of(1, 0));
+        assert_eq!(live.node_died(10), [10, 20]);
+        assert!(live.contains(Kind::Graph, 1) && !live.contains(Kind::Graph, 2));
+        assert!(!live.contains(Kind::Graph, 3) && live.contains(Kind::Condition, 30));
+        assert_eq!(live.graph_died(1), [11]);
+        assert!(!live.contains(Kind::Condition, 30));
     }
 
     #[test]

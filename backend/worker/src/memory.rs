@@ -195,6 +195,14 @@ pub fn free_async(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
+/// Whether memory would be managed or the host's: pages of this process, which the client would take
+/// for its own.
+pub(crate) fn only_here(alloc_type: u32, location: CUmemLocation) -> bool {
+    const MANAGED: u32 = 2;
+    const DEVICE: u32 = 1;
+    alloc_type == MANAGED || location.kind > DEVICE
+}
+
 /// `cuMemPoolCreate`. Pools whose memory other processes could open are refused: handles of that
 /// kind never leave a worker.
 ///
@@ -202,7 +210,10 @@ pub fn free_async(call: &mut Call<'_>) -> Outcome {
 /// What the client gets.
 pub fn pool_create(call: &mut Call<'_>) -> Outcome {
     let props = call.decode::<CUmemPoolProps>()?;
-    if props.handle_types != 0 || props.security_attributes != 0 {
+    if props.handle_types != 0
+        || props.security_attributes != 0
+        || only_here(props.alloc_type, props.location)
+    {
         return Err(CUresult::NOT_SUPPORTED);
     }
     let function = call
@@ -281,7 +292,14 @@ pub fn pool_get_access(call: &mut Call<'_>) -> Outcome {
     crate::launch::reply_number(call, u64::from(flags))
 }
 
-fn take_descriptors(call: &mut Call<'_>, count: usize) -> Result<Vec<CUmemAccessDesc>, CUresult> {
+/// The rest of a payload as access descriptors.
+///
+/// # Errors
+/// `INVALID_VALUE` for another number than said, or too many.
+pub(crate) fn take_descriptors(
+    call: &mut Call<'_>,
+    count: usize,
+) -> Result<Vec<CUmemAccessDesc>, CUresult> {
     if count > MAX_DESCRIPTORS {
         return Err(call.malformed());
     }
@@ -297,7 +315,10 @@ fn take_descriptors(call: &mut Call<'_>, count: usize) -> Result<Vec<CUmemAccess
 pub fn create(call: &mut Call<'_>) -> Outcome {
     let args = call.decode::<wire::cuMemCreate::Args>()?;
     let (size, flags): (usize, u64) = (args.size.get(), args.flags.get());
-    if args.prop.handle_types != 0 || args.prop.security_attributes != 0 {
+    if args.prop.handle_types != 0
+        || args.prop.security_attributes != 0
+        || only_here(args.prop.alloc_type, args.prop.location)
+    {
         return Err(CUresult::NOT_SUPPORTED);
     }
     let function = call.driver().cuMemCreate.ok_or(CUresult::NOT_SUPPORTED)?;

@@ -495,10 +495,25 @@ fn global<T: Handle>(
     // SAFETY: the container is live, the name is terminated.
     call.result(unsafe { get(&raw mut dptr, &raw mut bytes, container, name.as_ptr()) })?;
     call.worker.placed(dptr.0)?;
+    if is_managed(call, dptr) {
+        // Its pages are this process's own: the client would find nothing at the address.
+        return Err(CUresult::NOT_SUPPORTED);
+    }
     call.reply(&GlobalReply {
         dptr: dptr.0,
         bytes: bytes as u64,
     })
+}
+
+/// Whether the driver says that an address is managed memory.
+fn is_managed(call: &Call<'_>, dptr: CUdeviceptr) -> bool {
+    const IS_MANAGED: u32 = 8;
+    let mut managed = 0_u32;
+    let to = (&raw mut managed).cast();
+    // SAFETY: the result has room; the address is the driver's own.
+    let asked =
+        unsafe { vgpu_driver::call!(call.driver(), cuPointerGetAttribute(to, IS_MANAGED, dptr)) };
+    asked == CUresult::SUCCESS && managed != 0
 }
 
 /// `cuModuleGetGlobal_v2`.
@@ -519,13 +534,22 @@ pub fn library_global(call: &mut Call<'_>) -> Outcome {
     global(call, CUlibrary, get)
 }
 
-/// `cuLibraryGetManaged`.
+/// `cuLibraryGetManaged`: finds nothing that could be given. A variable that is there is refused.
 ///
 /// # Errors
 /// What the client gets.
 pub fn library_managed(call: &mut Call<'_>) -> Outcome {
-    let get = call.driver().cuLibraryGetManaged;
-    global(call, CUlibrary, get)
+    let library = CUlibrary(call.take::<Lookup>()?.container);
+    call.live(library)?;
+    let name = call.take_name()?;
+    let get = call
+        .driver()
+        .cuLibraryGetManaged
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let (mut dptr, mut bytes) = (CUdeviceptr::NULL, 0_usize);
+    // SAFETY: the library is live, the name is terminated.
+    call.result(unsafe { get(&raw mut dptr, &raw mut bytes, library, name.as_ptr()) })?;
+    Err(CUresult::NOT_SUPPORTED)
 }
 
 /// Entries that fit the room a client names, at most.

@@ -44,6 +44,19 @@ pub fn before(call: &mut Call<'_>) -> Outcome {
         call::cuEventSynchronize | call::cuStreamSynchronize | call::cuCtxSynchronize => {
             call.synchronised = true;
         }
+        call::cuGraphDestroy => {
+            let args = call.decode::<wire::cuGraphDestroy::Args>()?;
+            // A graph inside of another one ends with its node.
+            let inner = |entry: crate::live::Entry| entry.owner != 0;
+            if call
+                .worker
+                .live
+                .get(Kind::Graph, args.graph.0)
+                .is_some_and(inner)
+            {
+                return Err(CUresult::INVALID_VALUE);
+            }
+        }
         call::cuStreamDestroy_v2 => {
             let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
             if args.stream.0 <= CUstream::PER_THREAD.0 {
@@ -64,7 +77,9 @@ pub fn after(call: &mut Call<'_>) -> Outcome {
     match call.number() {
         call::cuGraphDestroy => {
             let args = call.decode::<wire::cuGraphDestroy::Args>()?;
-            call.worker.live.graph_died(args.graph.0);
+            for node in call.worker.live.graph_died(args.graph.0) {
+                call.worker.quota.release(node);
+            }
         }
         call::cuStreamDestroy_v2 => {
             let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
@@ -73,7 +88,9 @@ pub fn after(call: &mut Call<'_>) -> Outcome {
         }
         call::cuGraphDestroyNode => {
             let args = call.decode::<wire::cuGraphDestroyNode::Args>()?;
-            call.worker.live.remove(Kind::Node, args.node.0);
+            for node in call.worker.live.node_died(args.node.0) {
+                call.worker.quota.release(node);
+            }
         }
         call::cuLibraryGetModule => {
             let args = call.decode::<wire::cuLibraryGetModule::Args>()?;

@@ -12,7 +12,6 @@ pub const MAX_DEVICES: i32 = 64;
 /// Attributes that read 0 because what they promise does not work through a channel
 /// (`semantics.md` 18).
 const MASKED: &[usize] = &[
-    83,  // managed memory
     88,  // pageable memory access
     89,  // concurrent managed access
     96,  // cooperative launches on several devices
@@ -45,6 +44,12 @@ const MASKED: &[usize] = &[
     143, // IPC between host NUMA nodes
     144, // pools in host memory
 ];
+
+/// Managed memory, which the channel provides itself: in its heap, where the device reaches it if it
+/// maps host memory ([`CAN_MAP_HOST_MEMORY`]) at the host's own addresses ([`UNIFIED_ADDRESSING`]).
+const MANAGED_MEMORY: usize = 83;
+const CAN_MAP_HOST_MEMORY: usize = 19;
+const UNIFIED_ADDRESSING: usize = 41;
 
 /// Stream memory operations of the first version, and the 64-bit ones of the second.
 const MEMOPS: [usize; 2] = [92, 122];
@@ -150,6 +155,11 @@ fn device(driver: &Driver, dev: CUdevice, quota: &Quota) -> DeviceSnapshot {
         ) {
             (*to, *status) = (value, result.0);
         }
+    }
+    let has = |id: usize| snapshot.attributes.get(id).is_some_and(|&value| value != 0);
+    let managed = i32::from(has(CAN_MAP_HOST_MEMORY) && has(UNIFIED_ADDRESSING));
+    if let Some(to) = snapshot.attributes.get_mut(MANAGED_MEMORY) {
+        *to = managed;
     }
     if let Some(status) = snapshot.attribute_status.first_mut() {
         *status = CUresult::INVALID_VALUE.0;

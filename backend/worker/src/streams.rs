@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Outcome};
 use crate::capture::Capture;
+use crate::graphs::take_adding;
 use crate::live::Kind;
 use crate::modules::{deliver_list, list_room};
 use crate::{copies, launch};
@@ -107,6 +108,33 @@ pub fn begin_capture(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
+/// `cuStreamBeginCaptureToGraph`.
+///
+/// # Errors
+/// What the client gets.
+pub fn begin_capture_to_graph(call: &mut Call<'_>) -> Outcome {
+    let adding = take_adding(call)?;
+    let [stream, mode] = call.take::<[u64; 2]>()?;
+    call.done()?;
+    let stream = call.in_stream(CUstream(stream))?;
+    let mode = u32::try_from(mode).map_err(|_| call.malformed())?;
+    let begin = call
+        .driver()
+        .cuStreamBeginCaptureToGraph
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let (list, count) = adding.list();
+    // SAFETY: stream, graph and dependencies are live; without edge data all edges are plain; the
+    // driver checks the mode.
+    call.result(unsafe { begin(stream, adding.graph, list, std::ptr::null(), count, mode) })?;
+    call.worker.captures.begin(Capture {
+        stream: stream.0,
+        thread: call.request.header.thread,
+        mode,
+        issuer: call.thread.own(),
+    });
+    Ok(())
+}
+
 /// `cuStreamEndCapture`. Captures begin and end on one issuer, so the driver cannot see that another
 /// guest thread asks; that is judged here.
 ///
@@ -126,7 +154,8 @@ pub fn end_capture(call: &mut Call<'_>) -> Outcome {
         let ended =
             unsafe { vgpu_driver::call!(driver, cuStreamEndCapture(stream, &raw mut graph)) };
         call.worker.captures.end(stream.0);
-        if ended == CUresult::SUCCESS {
+        // The graph of a capture into a graph is the client's own.
+        if ended == CUresult::SUCCESS && !call.worker.live.contains(Kind::Graph, graph.0) {
             // SAFETY: the graph was made just now and is nobody's.
             let _ = unsafe { vgpu_driver::call!(driver, cuGraphDestroy(graph)) };
         }
@@ -141,7 +170,7 @@ pub fn end_capture(call: &mut Call<'_>) -> Outcome {
         call.worker.captures.end(stream.0);
     }
     call.result(result)?;
-    call.enter(graph, 0);
+    call.enter_graph(graph);
     call.reply(&wire::cuStreamEndCapture::Reply {
         stream: [],
         graph: graph.to_wire(),

@@ -4,12 +4,14 @@
 
 use crate::call::{self, Block};
 use crate::client::{self, Client};
+use crate::graph::node_list;
+use crate::graph_edges::plain_edges;
 use crate::stream::{self, NullStream};
 use crate::{thread, write};
 use core::cell::RefCell;
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
-use vgpu_protocol::wire::{self, Word};
+use vgpu_protocol::wire::{self, AddNode, Word};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// `cuThreadExchangeStreamCaptureMode`.
@@ -54,6 +56,50 @@ pub unsafe fn cuStreamBeginCapture_v2(
         client,
         number::cuStreamBeginCapture_v2,
         &[args.as_bytes()],
+        &mut [],
+    );
+    if begun.is_err() {
+        client.capture_ended();
+    }
+    begun
+}
+
+/// `cuStreamBeginCaptureToGraph`.
+///
+/// # Safety
+/// Both lists have `count` entries; `edges` may be null.
+pub unsafe fn cuStreamBeginCaptureToGraph(
+    default: NullStream,
+    stream: CUstream,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    edges: *const CUgraphEdgeData,
+    count: usize,
+    mode: u32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = stream::find(client, stream, default)?;
+    if mode > CU_STREAM_CAPTURE_MODE_RELAXED {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: the caller's contract.
+    let dependencies = unsafe {
+        plain_edges(edges, count)?;
+        node_list(dependencies, count)?
+    };
+    let head = AddNode {
+        graph: graph.0,
+        ctx: 0,
+        count: dependencies.len() as u32,
+        pad: 0,
+    };
+    let tail = [state.handle.0, u64::from(mode)];
+    // Before the call, as for every capture.
+    client.capture_began();
+    let begun = call::call(
+        client,
+        number::cuStreamBeginCaptureToGraph,
+        &[head.as_bytes(), dependencies.as_bytes(), tail.as_bytes()],
         &mut [],
     );
     if begun.is_err() {

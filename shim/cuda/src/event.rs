@@ -7,6 +7,7 @@ use crate::client::{self, Client};
 use crate::stream::{self, NullStream, State, Wait};
 use crate::{context, write};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
@@ -30,6 +31,8 @@ struct Event {
     ctx: CUcontext,
     flags: u32,
     last: Mutex<Last>,
+    /// Graphs record it, at launches that are not followed here.
+    by_graphs: AtomicBool,
 }
 
 static EVENTS: LazyLock<RwLock<HashMap<CUevent, Arc<Event>>>> = LazyLock::new(RwLock::default);
@@ -41,6 +44,9 @@ fn find(event: CUevent) -> Result<Arc<Event>, CUresult> {
 
 impl Event {
     fn last(&self) -> Last {
+        if self.by_graphs.load(Ordering::Relaxed) {
+            return Last::Elsewhere;
+        }
         self.last
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -56,6 +62,13 @@ impl Event {
 pub fn recorded_elsewhere(event: CUevent) {
     if let Ok(event) = find(event) {
         event.set(Last::Elsewhere);
+    }
+}
+
+/// Notes that launches of a graph will record an event: from now on the driver is asked about it.
+pub fn recorded_by_graphs(event: CUevent) {
+    if let Ok(event) = find(event) {
+        event.by_graphs.store(true, Ordering::Relaxed);
     }
 }
 
@@ -90,6 +103,7 @@ pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUres
                 ctx,
                 flags,
                 last: Mutex::new(Last::Nothing),
+                by_graphs: AtomicBool::new(false),
             }),
         );
     write(event, handle)

@@ -21,7 +21,7 @@ const MAX_DEPENDENCIES: usize = 1 << 20;
 ///
 /// # Safety
 /// `nodes` is null or has `count` entries.
-unsafe fn node_list<'a>(
+pub(crate) unsafe fn node_list<'a>(
     nodes: *const CUgraphNode,
     count: usize,
 ) -> Result<&'a [CUgraphNode], CUresult> {
@@ -35,22 +35,43 @@ unsafe fn node_list<'a>(
 
 /// Where a node goes.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    graph: CUgraph,
-    dependencies: *const CUgraphNode,
-    count: usize,
-    ctx: CUcontext,
+pub(crate) struct Place {
+    /// The graph.
+    pub graph: CUgraph,
+    /// What the node depends on.
+    pub dependencies: *const CUgraphNode,
+    /// Number of dependencies.
+    pub count: usize,
+    /// Context of the node, or null for the current one.
+    pub ctx: CUcontext,
 }
 
 /// Adds a node described by `params` and stores its handle.
 ///
 /// # Safety
 /// The dependencies have as many entries as they say.
-unsafe fn add(
+pub(crate) unsafe fn add(
     number: u16,
     node: *mut CUgraphNode,
     place: Place,
     params: &[&[u8]],
+) -> Result<(), CUresult> {
+    let mut reply = wire::cuGraphAddEmptyNode::Reply::new_zeroed();
+    // SAFETY: the caller's contract.
+    unsafe { add_with_reply(number, node, place, params, reply.as_mut_bytes())? };
+    write(node, reply.node.get())
+}
+
+/// As [`add`], for answers that hold more than the node; nothing is stored.
+///
+/// # Safety
+/// As [`add`].
+pub(crate) unsafe fn add_with_reply(
+    number: u16,
+    node: *mut CUgraphNode,
+    place: Place,
+    params: &[&[u8]],
+    reply: &mut [u8],
 ) -> Result<(), CUresult> {
     let client = client::entered()?;
     if node.is_null() {
@@ -66,9 +87,7 @@ unsafe fn add(
     };
     let mut parts = vec![head.as_bytes(), dependencies.as_bytes()];
     parts.extend_from_slice(params);
-    let mut reply = wire::cuGraphAddEmptyNode::Reply::new_zeroed();
-    call::call(client, number, &parts, reply.as_mut_bytes())?;
-    write(node, reply.node.get())
+    call::call(client, number, &parts, reply)
 }
 
 /// `cuGraphAddEmptyNode`.
@@ -129,6 +148,23 @@ pub unsafe fn cuGraphAddKernelNode_v2(
     }
 }
 
+/// That no end of a copy is the program's own pageable memory: its bytes would have to be fetched
+/// anew at each replay.
+///
+/// # Errors
+/// `NOT_SUPPORTED`.
+pub(crate) fn reachable_at_replay(client: &Client, copy: &CUDA_MEMCPY3D) -> Result<(), CUresult> {
+    for (kind, host) in [
+        (copy.src_memory_type, copy.src_host),
+        (copy.dst_memory_type, copy.dst_host),
+    ] {
+        if kind == CU_MEMORYTYPE_HOST && memory::side(client, host, 1)? == memory::Side::Pageable {
+            return Err(CUresult::NOT_SUPPORTED);
+        }
+    }
+    Ok(())
+}
+
 /// `cuGraphAddMemcpyNode`: both ends must be memory that the device reaches at replay.
 ///
 /// # Safety
@@ -144,15 +180,7 @@ pub unsafe fn cuGraphAddMemcpyNode(
     let client = client::entered()?;
     // SAFETY: the caller's contract.
     let copy = unsafe { *copy.as_ref().ok_or(CUresult::INVALID_VALUE)? };
-    for (kind, host) in [
-        (copy.src_memory_type, copy.src_host),
-        (copy.dst_memory_type, copy.dst_host),
-    ] {
-        if kind == CU_MEMORYTYPE_HOST && memory::side(client, host, 1)? == memory::Side::Pageable {
-            // The bytes would have to be fetched anew at each replay.
-            return Err(CUresult::NOT_SUPPORTED);
-        }
-    }
+    reachable_at_replay(client, &copy)?;
     let place = Place {
         graph,
         dependencies,
@@ -663,9 +691,9 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
 ///
 /// # Safety
 /// `count` is valid; `nodes` is null or has `*count` entries.
-unsafe fn list_nodes(
+pub(crate) unsafe fn list_nodes(
     number: u16,
-    graph: CUgraph,
+    object: u64,
     nodes: *mut CUgraphNode,
     count: *mut usize,
 ) -> Result<(), CUresult> {
@@ -674,11 +702,11 @@ unsafe fn list_nodes(
         return Err(CUresult::INVALID_VALUE);
     }
     if nodes.is_null() {
-        return write(count, how_many(client, number, graph)?);
+        return write(count, how_many(client, number, object)?);
     }
     // SAFETY: not null; the caller gives a valid pointer.
     let room = unsafe { *count }.min(MAX_DEPENDENCIES);
-    let found = module::list(client, number, graph.0, room)?;
+    let found = module::list(client, number, object, room)?;
     // SAFETY: the caller's array has at least as many entries as were found.
     unsafe { fill(nodes, &found, room) };
     write(count, found.len())
@@ -698,9 +726,9 @@ unsafe fn fill(to: *mut CUgraphNode, handles: &[u64], room: usize) {
     }
 }
 
-fn how_many(client: &Client, number: u16, graph: CUgraph) -> Result<usize, CUresult> {
+fn how_many(client: &Client, number: u16, object: u64) -> Result<usize, CUresult> {
     let head = wire::ListRequest {
-        object: graph.0,
+        object,
         ..wire::ListRequest::default()
     };
     let mut reply = ListReply::default();
@@ -718,7 +746,7 @@ pub unsafe fn cuGraphGetNodes(
     count: *mut usize,
 ) -> Result<(), CUresult> {
     // SAFETY: the caller's contract.
-    unsafe { list_nodes(number::cuGraphGetNodes, graph, nodes, count) }
+    unsafe { list_nodes(number::cuGraphGetNodes, graph.0, nodes, count) }
 }
 
 /// `cuGraphGetRootNodes`.
@@ -731,7 +759,7 @@ pub unsafe fn cuGraphGetRootNodes(
     count: *mut usize,
 ) -> Result<(), CUresult> {
     // SAFETY: the caller's contract.
-    unsafe { list_nodes(number::cuGraphGetRootNodes, graph, nodes, count) }
+    unsafe { list_nodes(number::cuGraphGetRootNodes, graph.0, nodes, count) }
 }
 
 /// `cuGraphGetEdges`.
@@ -749,7 +777,7 @@ pub unsafe fn cuGraphGetEdges(
         return Err(CUresult::INVALID_VALUE);
     }
     if from.is_null() {
-        return write(count, how_many(client, number::cuGraphGetEdges, graph)?);
+        return write(count, how_many(client, number::cuGraphGetEdges, graph.0)?);
     }
     // SAFETY: not null; the caller gives a valid pointer.
     let room = unsafe { *count }.min(MAX_DEPENDENCIES);

@@ -34,11 +34,15 @@ mod event;
 mod fill;
 mod function;
 mod graph;
+mod graph_edges;
+mod graph_memory;
+mod graph_nodes;
 mod guard;
 mod image;
 mod jit;
 mod launch;
 mod link;
+mod managed;
 mod memory;
 mod module;
 mod pool;
@@ -46,6 +50,8 @@ mod resolve;
 mod stats;
 mod stream;
 mod tables;
+mod tensor_map;
+mod texture;
 mod thread;
 mod visible;
 
@@ -61,14 +67,20 @@ mod hand {
     pub use crate::fill::*;
     pub use crate::function::*;
     pub use crate::graph::*;
+    pub use crate::graph_edges::*;
+    pub use crate::graph_memory::*;
+    pub use crate::graph_nodes::*;
     pub use crate::launch::*;
     pub use crate::link::*;
+    pub use crate::managed::*;
     pub use crate::memory::*;
     pub use crate::module::*;
     pub use crate::pool::*;
     pub use crate::resolve::*;
     pub use crate::stream::*;
     pub use crate::tables::*;
+    pub use crate::tensor_map::*;
+    pub use crate::texture::*;
 }
 
 use vgpu_process::{environment, log};

@@ -2,7 +2,7 @@
 //! address is follows from its place in the window; how far it reaches, from the map kept here.
 
 use crate::client::{self, Client};
-use crate::{call, context, stream, write};
+use crate::{call, context, managed, stream, write};
 use core::ffi::c_void;
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -22,8 +22,17 @@ pub enum Kind {
     Device,
     /// Pinned host memory of the channel's heap, with the flags of its allocation.
     Host(u32),
+    /// Managed memory, in the channel's heap too.
+    Managed,
     /// A variable of this module or library.
     Global(u64),
+}
+
+impl Kind {
+    /// Whether it lies in the channel's heap, where program and device use it at one address.
+    fn is_shared(self) -> bool {
+        matches!(self, Self::Host(_) | Self::Managed)
+    }
 }
 
 /// A range the program may use.
@@ -104,20 +113,21 @@ pub fn container_gone(container: u64) {
     retain(|range| range.kind != Kind::Global(container));
 }
 
-/// Forgets the memory of a context that is gone; its pinned memory is invalid from now on too, as
-/// natively (`semantics.md` 16).
+/// Forgets the memory of a context that is gone; its pinned and managed memory is invalid from now
+/// on too, as natively (`semantics.md` 16).
 pub fn context_died(ctx: CUcontext) {
     let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
-    let pinned: Vec<u64> = map
+    let shared: Vec<(u64, u64)> = map
         .ranges
         .values()
-        .filter(|range| range.ctx == ctx && matches!(range.kind, Kind::Host(_)))
-        .map(|range| range.base)
+        .filter(|range| range.ctx == ctx && range.kind.is_shared())
+        .map(|range| (range.base, range.len))
         .collect();
     map.ranges.retain(|_, range| range.ctx != ctx);
     drop(map);
     if let Ok(client) = client::entered() {
-        for base in pinned {
+        for (base, len) in shared {
+            managed::forget(base, len);
             // Nothing of the context runs any more, so the block can be used again.
             let _ = client.channel().free(base);
         }
@@ -164,7 +174,8 @@ pub enum Side {
     Device,
     /// Device memory by its place, but not known here: the driver decides.
     Unknown,
-    /// Pinned memory of the channel, which both sides and the device use at the same address.
+    /// Pinned or managed memory of the channel, which both sides and the device use at the same
+    /// address.
     Pinned,
     /// The program's own pageable memory.
     Pageable,
@@ -262,6 +273,11 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> Result<(), CUresult> {
         return Ok(());
     }
     context::required()?;
+    if let Some(range) = find(dptr.0).filter(|range| range.base == dptr.0)
+        && range.kind == Kind::Managed
+    {
+        return managed::free(client, &range);
+    }
     let args = wire::cuMemFree_v2::Args {
         dptr: Word::of(dptr),
     };
@@ -296,12 +312,21 @@ pub unsafe fn cuMemHostAlloc(
     if pointer.is_null() || bytes == 0 || flags & !KNOWN_FLAGS != 0 {
         return Err(CUresult::INVALID_VALUE);
     }
-    let address = client
-        .channel()
-        .alloc((bytes as u64).next_multiple_of(HOST_ALIGN), HOST_ALIGN)
-        .map_err(|_| CUresult::OUT_OF_MEMORY)?;
-    enter(address, bytes as u64, Kind::Host(flags));
+    let address = alloc_shared(client, bytes as u64, Kind::Host(flags))?;
     write(pointer, address as *mut c_void)
+}
+
+/// Allocates in the channel's heap, which the worker has registered with the driver.
+///
+/// # Errors
+/// `OUT_OF_MEMORY` beyond what the heap may grow to.
+pub fn alloc_shared(client: &Client, bytes: u64, kind: Kind) -> Result<u64, CUresult> {
+    let address = bytes
+        .checked_next_multiple_of(HOST_ALIGN)
+        .and_then(|len| client.channel().alloc(len, HOST_ALIGN).ok())
+        .ok_or(CUresult::OUT_OF_MEMORY)?;
+    enter(address, bytes, kind);
+    Ok(address)
 }
 
 /// `cuMemFreeHost`.
@@ -437,6 +462,7 @@ unsafe fn known_attribute(
     range: &Range,
 ) -> Result<(), CUresult> {
     let host = matches!(range.kind, Kind::Host(_));
+    let managed = range.kind == Kind::Managed;
     // SAFETY: the caller's contract: `data` has the width of the attribute in `cuda.h`.
     unsafe {
         match which {
@@ -450,9 +476,10 @@ unsafe fn known_attribute(
                 },
             ),
             attribute::DEVICE_POINTER => put(data, ptr),
-            attribute::HOST_POINTER if host => put(data, ptr),
+            attribute::HOST_POINTER if host || managed => put(data, ptr),
             attribute::HOST_POINTER => return Err(CUresult::INVALID_VALUE),
-            attribute::SYNC_MEMOPS | attribute::IS_MANAGED => put(data, 0_u32),
+            attribute::SYNC_MEMOPS => put(data, 0_u32),
+            attribute::IS_MANAGED => put(data, u32::from(managed)),
             attribute::BUFFER_ID | attribute::MEMORY_BLOCK_ID => put(data, range.id),
             attribute::DEVICE_ORDINAL => {
                 put(data, context::device_of(range.ctx).unwrap_or_default().0)

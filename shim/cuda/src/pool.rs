@@ -5,6 +5,7 @@ use crate::client;
 use crate::stream::{self, NullStream};
 use crate::{memory, write};
 use core::ffi::c_void;
+use vgpu_channel::window::Place;
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
 use vgpu_protocol::wire::{self, AttributeReply, AttributeRequest, Word};
@@ -96,6 +97,10 @@ pub unsafe fn cuMemFreeAsync(
         dptr: Word::of(dptr),
         stream: Word::of(state.handle),
     };
+    // Memory of the channel's heap is no allocation of the driver's.
+    if client.classify(dptr.0) == Place::Shared {
+        return Err(CUresult::INVALID_VALUE);
+    }
     // What is not an allocation the shim knows is for the driver to judge, before we return.
     if memory::find(dptr.0).is_some_and(|range| range.base == dptr.0) {
         call::post(
@@ -120,7 +125,10 @@ pub unsafe fn cuMemFreeAsync(
 }
 
 /// Properties as they travel: the device translated to the host's numbering.
-fn translate(client: &client::Client, location: CUmemLocation) -> Result<CUmemLocation, CUresult> {
+pub(crate) fn translate(
+    client: &client::Client,
+    location: CUmemLocation,
+) -> Result<CUmemLocation, CUresult> {
     const DEVICE: u32 = 1;
     if location.kind != DEVICE {
         return Ok(location);

@@ -35,11 +35,23 @@
 //! | `cuMemSetAccess` | `Args`, access descriptors | |
 //! | `cuStreamGetAttribute`, `cuStreamSetAttribute` | [`AttributeRequest`] | [`AttributeReply`] |
 //! | `cuStreamGetCaptureInfo_v2` | [`ListRequest`]: `object` the stream, `out` room for dependencies | [`AttributeReply`]: status, id, graph, dependencies there are |
+//! | `cuStreamBeginCaptureToGraph` | [`AddNode`], dependencies, stream, mode (64 bits each) | |
 //! | `cuGraphInstantiateWithParams` | `Args`, the parameters | `Reply`, the parameters |
 //! | `cuGraphExecUpdate_v2` | `Args` | [`AttributeReply`]: result code, then the info's three words; the call's own status is success |
 //! | `cuGraphAddEmptyNode` and the other `cuGraphAdd*Node` | [`AddNode`], dependencies, then [`Launch`] and parameters, the copy, the fill, [`HostFunc`] or the child graph | `Reply` |
 //! | `cuGraphAddDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2` | executable graph or 0, node (64 bits each), [`Launch`], parameters | |
+//! | `cuGraphAddMemAllocNode` | [`AddNode`], dependencies, the pool's properties, bytes, number of access descriptors (64 bits each), the descriptors | the node, the address |
+//! | `cuGraphMemAllocNodeGetParams` | `Args` | the parameters, without descriptors |
+//! | `cuGraphAddMemFreeNode`, `cuGraphAddEventRecordNode`, `cuGraphAddEventWaitNode` | [`AddNode`], dependencies, the address or event | `Reply` |
+//! | `cuGraphAddNode_v2` | [`AddNode`], dependencies, [`ConditionalNode`] | the node, then its graphs |
+//! | `cuGraphConditionalHandleCreate` | `Args`, the context | the handle |
+//! | `cuGraphRemoveDependencies` | [`AddNode`], sources, targets | |
+//! | `cuGraphNodeGetDependencies`, `cuGraphNodeGetDependentNodes` | [`ListRequest`]: `object` the node | [`ListReply`] |
+//! | `cuDeviceGetGraphMemAttribute`, `cuDeviceSetGraphMemAttribute` | [`AttributeRequest`]: `object` the device | [`AttributeReply`] |
+//! | `cuTexObjectCreate` | the resource, the texture, 1 if a view was given (64 bits), the view | `Reply` |
+//! | `cuTensorMapEncodeTiled`, `cuTensorMapEncodeIm2col`, `cuTensorMapEncodeIm2colWide` | [`TensorMap`] | the map |
+//! | `cuTensorMapReplaceAddress` | the map, the address, bytes by which it misses an alignment of 64 | the map |
 //! | `cuGraphKernelNodeGetParams_v2` | `Args` | [`Launch`] (`stream` holds the `CUkernel`, if known), parameters |
 
 use crate::cuda::Scalar;
@@ -89,8 +101,10 @@ macro_rules! scalar_results {
     )* };
 }
 use crate::cuda::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode,
-    CUkernel, CUlibrary, CUmemoryPool, CUmodule, CUstream,
+    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS,
+    CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC, CUarray, CUcontext, CUdevice,
+    CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
+    CUmemoryPool, CUmipmappedArray, CUmodule, CUstream, CUsurfObject, CUtexObject,
 };
 scalar_results!(
     u32,
@@ -98,6 +112,7 @@ scalar_results!(
     usize,
     i32,
     f32,
+    CUarray,
     CUcontext,
     CUdevice,
     CUdeviceptr,
@@ -109,8 +124,31 @@ scalar_results!(
     CUkernel,
     CUlibrary,
     CUmemoryPool,
+    CUmipmappedArray,
     CUmodule,
-    CUstream
+    CUstream,
+    CUsurfObject,
+    CUtexObject,
+);
+
+macro_rules! struct_results {
+    ($($ty:ty),* $(,)?) => { $(
+        impl Result for $ty {
+            type Wire = Self;
+            fn to_wire(self) -> Self { self }
+            fn from_wire(wire: Self) -> Self { wire }
+        }
+        const _: () = assert!(size_of::<$ty>() % 8 == 0);
+    )* };
+}
+struct_results!(
+    CUDA_ARRAY_DESCRIPTOR,
+    CUDA_ARRAY3D_DESCRIPTOR,
+    CUDA_MEMCPY3D,
+    CUDA_MEMSET_NODE_PARAMS,
+    CUDA_RESOURCE_DESC,
+    CUDA_RESOURCE_VIEW_DESC,
+    CUDA_TEXTURE_DESC,
 );
 
 /// Wire type of an argument in `Args`.
@@ -372,6 +410,15 @@ wire_struct! {
         /// Padding.
         pad: u32,
     }
+    /// A conditional node: after [`AddNode`] and its dependencies.
+    ConditionalNode = 16 {
+        /// The condition.
+        handle: u64,
+        /// `CUgraphConditionalNodeType`.
+        kind: u32,
+        /// Graphs that the node gets.
+        size: u32,
+    }
     /// A handle and a blob for a list of handles coming back.
     ListRequest = 32 {
         /// The object asked.
@@ -397,6 +444,47 @@ wire_struct! {
         /// The value, for setting.
         value: [u64; 8],
     }
+    /// A tensor map to encode. Arrays are filled as far as the rank says, the rest is zero.
+    TensorMap = 192 {
+        /// Address of the tensor.
+        address: u64,
+        /// Elements of each dimension.
+        dims: [u64; 5],
+        /// Bytes from one element of each dimension but the first to the next.
+        strides: [u64; 4],
+        /// Elements of the box; for tiled maps.
+        box_dims: [u32; 5],
+        /// Steps between elements.
+        element_strides: [u32; 5],
+        /// Lower corner of the box of pixels; for the wide form only its width.
+        lower: [i32; 3],
+        /// Upper corner.
+        upper: [i32; 3],
+        /// `CUtensorMapDataType`.
+        data_type: u32,
+        /// Dimensions.
+        rank: u32,
+        /// Channels per pixel, for im2col.
+        channels: u32,
+        /// Pixels per column, for im2col.
+        pixels: u32,
+        /// `CUtensorMapInterleave`.
+        interleave: u32,
+        /// `CUtensorMapIm2ColWideMode`, for the wide form.
+        mode: u32,
+        /// `CUtensorMapSwizzle`.
+        swizzle: u32,
+        /// `CUtensorMapL2promotion`.
+        promotion: u32,
+        /// `CUtensorMapFloatOOBfill`.
+        fill: u32,
+        /// Which arrays the program left out, as bits: [`TENSOR_NO_DIMS`] and its neighbours.
+        absent: u32,
+        /// Bytes by which the program's map misses an alignment of 64.
+        misaligned: u32,
+        /// Padding.
+        pad: u32,
+    }
     /// The value of an attribute.
     AttributeReply = 64 {
         /// The value.
@@ -408,6 +496,19 @@ wire_struct! {
 pub const HOST_FUNC: u32 = 0;
 /// [`HostFunc::kind`]: `cuStreamAddCallback`.
 pub const STREAM_CALLBACK: u32 = 1;
+
+/// [`TensorMap::absent`]: no `dims`.
+pub const TENSOR_NO_DIMS: u32 = 1;
+/// [`TensorMap::absent`]: no `strides`.
+pub const TENSOR_NO_STRIDES: u32 = 2;
+/// [`TensorMap::absent`]: no `box_dims`.
+pub const TENSOR_NO_BOX: u32 = 4;
+/// [`TensorMap::absent`]: no `element_strides`.
+pub const TENSOR_NO_STEPS: u32 = 8;
+/// [`TensorMap::absent`]: no `lower`.
+pub const TENSOR_NO_LOWER: u32 = 16;
+/// [`TensorMap::absent`]: no `upper`.
+pub const TENSOR_NO_UPPER: u32 = 32;
 
 /// Everything a client may know of a device without asking, taken when it connects.
 #[repr(C)]

@@ -7,9 +7,12 @@
 //! * pageable destinations are written by the calling thread, after the device has filled staging:
 //!   nothing writes the program's memory behind its back (`semantics.md` 12).
 
+mod arrays;
 pub mod copiers;
+mod place;
 mod strided;
 
+pub use arrays::*;
 pub use strided::*;
 
 use crate::call::{self, Completion, INLINE_BYTES};
@@ -134,7 +137,8 @@ fn to_device(
     len: u64,
     mode: Mode,
 ) -> Result<(), CUresult> {
-    let known = match memory::side(client, dst, len)? {
+    let side = memory::side(client, dst, len)?;
+    let known = match side {
         Side::Device | Side::Pinned => true,
         Side::Unknown => false,
         Side::Pageable => return Err(CUresult::INVALID_VALUE),
@@ -160,8 +164,9 @@ fn to_device(
         Side::Pageable => {
             stats::copy(HostSide::Pageable, len);
             pageable_to_device(client, stream, dst, Pageable(src), len, known)?;
-            // The worker orders other streams behind posted copies of the legacy stream only.
-            if mode == Mode::Sync && !stream.is_legacy() {
+            // The worker orders other streams behind posted copies of the legacy stream only, and
+            // what the program can read itself must be there when the call returns.
+            if mode == Mode::Sync && (side == Side::Pinned || !stream.is_legacy()) {
                 stream.synchronize(client, stream::Wait::of(stream.ctx))?;
             }
             Ok(())

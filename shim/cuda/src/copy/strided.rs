@@ -1,11 +1,12 @@
 //! Copies of rectangles and boxes.
 //!
-//! The driver does them where both ends are memory it reaches; rows of pageable memory travel
-//! through staging, packed.
+//! The driver does them where both ends are arrays or memory it reaches; rows of pageable memory
+//! travel through staging, packed.
 
+use super::place::{End, Place, place, row_at};
 use super::{Mode, PIECE, Pageable, begin, direct, refuse_in_capture};
 use crate::client::Client;
-use crate::memory::{self, Side};
+use crate::memory::Side;
 use crate::stats::{self, HostSide};
 use crate::stream::{self, NullStream, State, Until};
 use vgpu_channel::staging::Chunk;
@@ -118,35 +119,11 @@ unsafe fn widen(copy: *const CUDA_MEMCPY2D) -> Result<CUDA_MEMCPY3D, CUresult> {
     })
 }
 
-/// One end of a strided copy.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    /// First byte touched.
-    first: u64,
-    /// Bytes from row to row.
-    pitch: u64,
-    /// Bytes from slice to slice.
-    slice: u64,
-}
-
-impl End {
-    /// Bytes from the first touched to behind the last.
-    fn extent(&self, copy: &CUDA_MEMCPY3D) -> Option<u64> {
-        let slices = self.slice.checked_mul(copy.depth - 1)?;
-        let rows = self.pitch.checked_mul(copy.height - 1)?;
-        slices.checked_add(rows)?.checked_add(copy.width)
-    }
-
-    fn row(&self, row: u64, slice: u64) -> u64 {
-        self.first + slice * self.slice + row * self.pitch
-    }
-}
-
 /// A strided copy. Where an end is pageable, the rows travel through staging, packed.
 ///
 /// # Safety
 /// The ends have the extents that `copy` names.
-unsafe fn strided(
+pub(super) unsafe fn strided(
     default: NullStream,
     stream: CUstream,
     copy: CUDA_MEMCPY3D,
@@ -156,27 +133,27 @@ unsafe fn strided(
     if copy.width == 0 || copy.height == 0 || copy.depth == 0 {
         return Ok(());
     }
-    let src = end(
+    let src = place(
         copy.src_memory_type,
         copy.src_host,
         copy.src_device.0,
+        copy.src_array,
         [copy.src_x, copy.src_y, copy.src_z],
         copy.src_pitch,
         copy.src_height,
         &copy,
     )?;
-    let dst = end(
+    let dst = place(
         copy.dst_memory_type,
         copy.dst_host,
         copy.dst_device.0,
+        copy.dst_array,
         [copy.dst_x, copy.dst_y, copy.dst_z],
         copy.dst_pitch,
         copy.dst_height,
         &copy,
     )?;
-    let far = CUresult::INVALID_VALUE;
-    let from = memory::side(client, src.first, src.extent(&copy).ok_or(far)?)?;
-    let to = memory::side(client, dst.first, dst.extent(&copy).ok_or(far)?)?;
+    let (from, to) = (src.side(client, &copy)?, dst.side(client, &copy)?);
     let bytes = copy
         .width
         .saturating_mul(copy.height)
@@ -187,8 +164,8 @@ unsafe fn strided(
     } else if from == Side::Pinned || to == Side::Pinned {
         stats::copy(HostSide::Pinned, bytes);
     }
-    match (from, to) {
-        (Side::Pageable, Side::Pageable) => {
+    match (src, from, dst, to) {
+        (Place::Memory(src), Side::Pageable, Place::Memory(dst), Side::Pageable) => {
             refuse_in_capture(client, &state)?;
             state.synchronize(client, stream::Wait::of(state.ctx))?;
             for (slice, row) in rows(&copy) {
@@ -203,22 +180,16 @@ unsafe fn strided(
             }
             Ok(())
         }
-        (Side::Pageable, _) => {
-            pack_rows(
-                client,
-                &state,
-                &copy,
-                src,
-                dst,
-                to == Side::Device || to == Side::Pinned,
-            )?;
+        (Place::Memory(src), Side::Pageable, ..) => {
+            let known = to == Side::Device || to == Side::Pinned;
+            pack_rows(client, &state, &copy, src, dst, known)?;
             // The worker orders other streams behind posted linear copies only.
             if mode == Mode::Sync {
                 state.synchronize(client, stream::Wait::of(state.ctx))?;
             }
             Ok(())
         }
-        (_, Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
+        (_, _, Place::Memory(dst), Side::Pageable) => unpack_rows(client, &state, &copy, src, dst),
         _ => {
             let known = from != Side::Unknown && to != Side::Unknown;
             // Host to host through pinned memory must be over when a synchronous call returns.
@@ -232,89 +203,53 @@ unsafe fn strided(
     }
 }
 
-/// First byte and strides of one end.
-fn end(
-    kind: u32,
-    host: u64,
-    device: u64,
-    [x, y, z]: [u64; 3],
-    pitch: u64,
-    rows: u64,
-    copy: &CUDA_MEMCPY3D,
-) -> Result<End, CUresult> {
-    let base = match kind {
-        CU_MEMORYTYPE_HOST => host,
-        CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => device,
-        CU_MEMORYTYPE_ARRAY => return Err(CUresult::NOT_SUPPORTED),
-        _ => return Err(CUresult::INVALID_VALUE),
-    };
-    let invalid = CUresult::INVALID_VALUE;
-    // A pitch of 0 means rows without gaps, a height of 0 slices without gaps.
-    let pitch = if pitch == 0 {
-        x.checked_add(copy.width).ok_or(invalid)?
-    } else {
-        pitch
-    };
-    let rows = if rows == 0 {
-        y.checked_add(copy.height).ok_or(invalid)?
-    } else {
-        rows
-    };
-    if base == 0 || (copy.height > 1 && pitch < copy.width) {
-        return Err(invalid);
-    }
-    let slice = pitch.checked_mul(rows).ok_or(invalid)?;
-    let first = (|| {
-        base.checked_add(x)?
-            .checked_add(y.checked_mul(pitch)?)?
-            .checked_add(z.checked_mul(slice)?)
-    })();
-    Ok(End {
-        first: first.ok_or(invalid)?,
-        pitch,
-        slice,
-    })
-}
-
 fn rows(copy: &CUDA_MEMCPY3D) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (height, depth) = (copy.height, copy.depth);
     (0..depth).flat_map(move |slice| (0..height).map(move |row| (slice, row)))
 }
 
-/// The copy as the driver does it, both ends as device addresses.
+/// The copy as the driver does it, memory as device addresses.
 fn strided_command(
     client: &Client,
     stream: &State,
     copy: &CUDA_MEMCPY3D,
-    src: End,
-    dst: End,
+    src: Place,
+    dst: Place,
     known: bool,
     mode: Mode,
 ) -> Result<(), CUresult> {
-    let side = |end: &End| {
-        (
-            CU_MEMORYTYPE_UNIFIED,
-            CUdeviceptr(end.first),
-            end.pitch,
-            end.slice / end.pitch.max(1),
-        )
-    };
-    let (src_memory_type, src_device, src_pitch, src_height) = side(&src);
-    let (dst_memory_type, dst_device, dst_pitch, dst_height) = side(&dst);
-    let command = CUDA_MEMCPY3D {
-        src_memory_type,
-        src_device,
-        src_pitch,
-        src_height,
-        dst_memory_type,
-        dst_device,
-        dst_pitch,
-        dst_height,
+    let mut command = CUDA_MEMCPY3D {
         width: copy.width,
         height: copy.height,
         depth: copy.depth,
         ..CUDA_MEMCPY3D::default()
     };
+    match src {
+        Place::Memory(end) => {
+            command.src_memory_type = CU_MEMORYTYPE_UNIFIED;
+            command.src_device = CUdeviceptr(end.first);
+            command.src_pitch = end.pitch;
+            command.src_height = end.slice / end.pitch.max(1);
+        }
+        Place::Array(corner) => {
+            command.src_memory_type = CU_MEMORYTYPE_ARRAY;
+            command.src_array = corner.array;
+            (command.src_x, command.src_y, command.src_z) = (corner.x, corner.y, corner.z);
+        }
+    }
+    match dst {
+        Place::Memory(end) => {
+            command.dst_memory_type = CU_MEMORYTYPE_UNIFIED;
+            command.dst_device = CUdeviceptr(end.first);
+            command.dst_pitch = end.pitch;
+            command.dst_height = end.slice / end.pitch.max(1);
+        }
+        Place::Array(corner) => {
+            command.dst_memory_type = CU_MEMORYTYPE_ARRAY;
+            command.dst_array = corner.array;
+            (command.dst_x, command.dst_y, command.dst_z) = (corner.x, corner.y, corner.z);
+        }
+    }
     let mut payload = command.as_bytes().to_vec();
     payload.extend_from_slice(&stream.handle.0.to_le_bytes());
     direct(
@@ -339,18 +274,13 @@ fn groups(copy: &CUDA_MEMCPY3D) -> Result<impl Iterator<Item = (u64, u64)> + use
         .map(move |first| (first, per_piece.min(total - first))))
 }
 
-/// A row by its number through all slices.
-fn row_at(end: &End, copy: &CUDA_MEMCPY3D, row: u64) -> u64 {
-    end.row(row % copy.height, row / copy.height)
-}
-
 /// Pageable rows to the device: packed into staging, then laid out by the device.
 fn pack_rows(
     client: &Client,
     stream: &State,
     copy: &CUDA_MEMCPY3D,
     src: End,
-    dst: End,
+    dst: Place,
     known: bool,
 ) -> Result<(), CUresult> {
     refuse_in_capture(client, stream)?;
@@ -372,10 +302,7 @@ fn pack_rows(
                 ..*copy
             };
             let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-            let at = End {
-                first: row_at(&dst, copy, row),
-                ..dst
-            };
+            let at = dst.at_row(copy, row);
             strided_command(client, stream, &piece, packed, at, known, Mode::Async)
         });
         let stamp = sent.map(|()| stream.last());
@@ -389,7 +316,7 @@ fn unpack_rows(
     client: &Client,
     stream: &State,
     copy: &CUDA_MEMCPY3D,
-    src: End,
+    src: Place,
     dst: End,
 ) -> Result<(), CUresult> {
     refuse_in_capture(client, stream)?;
@@ -403,10 +330,7 @@ fn unpack_rows(
                     ..*copy
                 };
                 let packed = packed_end(&chunk, (row - first) * copy.width, copy.width, rows);
-                let at = End {
-                    first: row_at(&src, copy, row),
-                    ..src
-                };
+                let at = src.at_row(copy, row);
                 strided_command(client, stream, &piece, at, packed, false, Mode::Async)
             })
             .and_then(|()| stream.synchronize(client, stream::Wait::of(stream.ctx)));
@@ -445,12 +369,12 @@ fn laid_out(
 }
 
 /// Rows without gaps in a staged piece.
-fn packed_end(chunk: &Chunk, offset: u64, width: u64, rows: u64) -> End {
-    End {
+fn packed_end(chunk: &Chunk, offset: u64, width: u64, rows: u64) -> Place {
+    Place::Memory(End {
         first: chunk.address + offset,
         pitch: width,
         slice: width * rows,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -480,15 +404,5 @@ mod tests {
     fn parts_end_at_slice_borders() {
         let parts: Vec<_> = laid_out(&copy(8, 5, 4), 3, 9).collect();
         assert_eq!(parts, [(3, 2), (5, 5), (10, 2)]);
-    }
-
-    #[test]
-    fn ends_know_their_extent() {
-        let shape = copy(10, 3, 2);
-        let found = end(CU_MEMORYTYPE_HOST, 1000, 0, [4, 1, 0], 32, 5, &shape).expect("valid");
-        assert_eq!(found.first, 1000 + 4 + 32);
-        assert_eq!(found.extent(&shape), Some(160 + 64 + 10));
-        assert!(end(CU_MEMORYTYPE_ARRAY, 0, 0, [0; 3], 0, 0, &shape).is_err());
-        assert!(end(CU_MEMORYTYPE_HOST, 1, 0, [u64::MAX, 0, 0], 0, 0, &shape).is_err());
     }
 }

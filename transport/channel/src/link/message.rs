@@ -14,7 +14,7 @@ pub const GROW_MAGIC: u32 = u32::from_le_bytes(*b"grow");
 
 /// Version of the link and of the calls sent over the channel.
 pub const MAJOR: u16 = 1;
-/// See [`MAJOR`]. Since minor 1 servers answer [queries](super::query).
+/// See [`MAJOR`]. Since minor 1 servers answer [queries](super::query) and know the calls from 300 on.
 pub const MINOR: u16 = 1;
 /// Minor versions that two sides may be apart.
 pub const MINOR_DISTANCE: u16 = 2;

@@ -91,6 +91,12 @@ handles! {
     CUmemoryPool;
     /// An array.
     CUarray;
+    /// An array with levels of detail.
+    CUmipmappedArray;
+    /// A texture object.
+    CUtexObject;
+    /// A surface object.
+    CUsurfObject;
     /// A just-in-time linker invocation.
     CUlinkState;
     /// An address the device can use. Under unified addressing also host addresses.

@@ -158,6 +158,30 @@ plain! {
         /// Rows.
         height: u64,
     }
+    /// Parameters of a memory allocation node.
+    CUDA_MEM_ALLOC_NODE_PARAMS = 120 {
+        /// Where and how to allocate.
+        props: CUmemPoolProps,
+        /// Address of the access descriptors.
+        access: u64,
+        /// Number of access descriptors.
+        access_count: u64,
+        /// Bytes wanted.
+        bytes: u64,
+        /// Out: the address.
+        dptr: CUdeviceptr,
+    }
+    /// Parameters of a node of any type.
+    CUgraphNodeParams = 256 {
+        /// `CUgraphNodeType`.
+        kind: u32,
+        /// Must be zero.
+        reserved0: [u32; 3],
+        /// A C union of the types' own parameters.
+        words: [u64; 29],
+        /// Must be zero.
+        reserved1: u64,
+    }
     /// Parameters of instantiation with results.
     CUDA_GRAPH_INSTANTIATE_PARAMS = 32 {
         /// Instantiation flags.
@@ -235,6 +259,72 @@ plain! {
     CUlaunchAttributeValue = 64 {
         /// The bytes; a C union aligned to 8.
         words: [u64; 8],
+    }
+    /// A one- or two-dimensional array.
+    CUDA_ARRAY_DESCRIPTOR = 24 {
+        /// Elements per row.
+        width: u64,
+        /// Rows; 0 for one dimension.
+        height: u64,
+        /// `CUarray_format`.
+        format: u32,
+        /// Channels per element.
+        channels: u32,
+    }
+    /// An array of up to three dimensions.
+    CUDA_ARRAY3D_DESCRIPTOR = 40 {
+        /// Elements per row.
+        width: u64,
+        /// Rows; 0 for one dimension.
+        height: u64,
+        /// Slices or layers; 0 for up to two dimensions.
+        depth: u64,
+        /// `CUarray_format`.
+        format: u32,
+        /// Channels per element.
+        channels: u32,
+        /// `CUDA_ARRAY3D_*`.
+        flags: u32,
+        /// Padding.
+        pad: u32,
+    }
+    /// What a texture or surface is made of.
+    CUDA_RESOURCE_DESC = 144 {
+        /// `CUresourcetype`: array, mipmapped array, linear or pitched memory.
+        kind: u32,
+        /// Padding.
+        pad: u32,
+        /// A C union: a handle, or address, format and channels, then bytes, or width, height and
+        /// pitch.
+        words: [u64; 16],
+        /// Must be 0.
+        flags: u32,
+        /// Padding.
+        pad1: u32,
+    }
+    /// How a texture is sampled.
+    CUDA_TEXTURE_DESC = 104 {
+        /// Modes, filters, flags, floats; none is an address.
+        words: [u32; 26],
+    }
+    /// How a resource is seen.
+    CUDA_RESOURCE_VIEW_DESC = 112 {
+        /// `CUresourceViewFormat`.
+        format: u32,
+        /// Padding.
+        pad: u32,
+        /// Width, height, depth.
+        extent: [u64; 3],
+        /// First and last level, first and last layer.
+        parts: [u32; 4],
+        /// Reserved.
+        reserved: [u32; 16],
+    }
+    /// A tensor map: opaque but for the address of the tensor in its first word. In C it is aligned
+    /// to 64 bytes.
+    CUtensorMap = 128 {
+        /// The words.
+        words: [u64; 16],
     }
     /// A launch attribute.
     CUlaunchAttribute = 72 {

@@ -1,0 +1,349 @@
+//! Nodes of graphs beyond those of [`graph`](crate::graph): events, conditions, nodes of any type, and
+//! changed parameters of copies.
+
+use crate::call;
+use crate::client;
+use crate::graph::{
+    Place, add, add_with_reply, cuGraphAddChildGraphNode, cuGraphAddEmptyNode, cuGraphAddHostNode,
+    cuGraphAddKernelNode_v2, cuGraphAddMemcpyNode, cuGraphAddMemsetNode, reachable_at_replay,
+};
+use crate::graph_edges::plain_edges;
+use crate::graph_memory::{cuGraphAddMemAllocNode, cuGraphAddMemFreeNode};
+use crate::{context, event, read, write};
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use vgpu_protocol::cuda::*;
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, ConditionalNode, Word};
+use zerocopy::IntoBytes;
+
+/// Most graphs of a conditional node.
+const MAX_BODIES: u32 = 256;
+
+/// A place in a graph for a node of the current context.
+pub(crate) fn place(graph: CUgraph, dependencies: *const CUgraphNode, count: usize) -> Place {
+    Place {
+        graph,
+        dependencies,
+        count,
+        ctx: CUcontext::NULL,
+    }
+}
+
+// --- events ---
+
+/// `cuGraphAddEventRecordNode`. The event is the driver's to answer for from now on.
+///
+/// # Safety
+/// The dependencies have `count` entries.
+pub unsafe fn cuGraphAddEventRecordNode(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    count: usize,
+    event: CUevent,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        add(
+            number::cuGraphAddEventRecordNode,
+            node,
+            place(graph, dependencies, count),
+            &[event.as_bytes()],
+        )?;
+    }
+    event::recorded_by_graphs(event);
+    Ok(())
+}
+
+/// `cuGraphAddEventWaitNode`.
+///
+/// # Safety
+/// The dependencies have `count` entries.
+pub unsafe fn cuGraphAddEventWaitNode(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    count: usize,
+    event: CUevent,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        add(
+            number::cuGraphAddEventWaitNode,
+            node,
+            place(graph, dependencies, count),
+            &[event.as_bytes()],
+        )
+    }
+}
+
+/// `cuGraphEventRecordNodeSetEvent`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphEventRecordNodeSetEvent(
+    node: CUgraphNode,
+    event: CUevent,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuGraphEventRecordNodeSetEvent::Args {
+        node: Word::of(node),
+        event: Word::of(event),
+    };
+    let number = number::cuGraphEventRecordNodeSetEvent;
+    call::call(client, number, &[args.as_bytes()], &mut [])?;
+    event::recorded_by_graphs(event);
+    Ok(())
+}
+
+/// `cuGraphExecEventRecordNodeSetEvent`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphExecEventRecordNodeSetEvent(
+    exec: CUgraphExec,
+    node: CUgraphNode,
+    event: CUevent,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuGraphExecEventRecordNodeSetEvent::Args {
+        exec: Word::of(exec),
+        node: Word::of(node),
+        event: Word::of(event),
+    };
+    let number = number::cuGraphExecEventRecordNodeSetEvent;
+    call::call(client, number, &[args.as_bytes()], &mut [])?;
+    event::recorded_by_graphs(event);
+    Ok(())
+}
+
+// --- conditions, and nodes of any type ---
+
+/// `cuGraphConditionalHandleCreate`.
+///
+/// # Safety
+/// `handle` is null or valid.
+pub unsafe fn cuGraphConditionalHandleCreate(
+    handle: *mut u64,
+    graph: CUgraph,
+    ctx: CUcontext,
+    value: u32,
+    flags: u32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    if handle.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let ctx = if ctx.is_null() {
+        context::required()?
+    } else {
+        ctx
+    };
+    let args = wire::cuGraphConditionalHandleCreate::Args {
+        handle: [],
+        graph: Word::of(graph),
+        ctx: [],
+        value: Word::of(value),
+        flags: Word::of(flags),
+    };
+    let mut created = 0_u64;
+    call::call(
+        client,
+        number::cuGraphConditionalHandleCreate,
+        &[args.as_bytes(), ctx.as_bytes()],
+        created.as_mut_bytes(),
+    )?;
+    write(handle, created)
+}
+
+/// Graphs of conditional nodes: arrays that programs may read as long as the node lives.
+static BODIES: LazyLock<Mutex<HashMap<CUgraphNode, Box<[u64]>>>> = LazyLock::new(Mutex::default);
+
+/// Adds a conditional node and tells the program its graphs.
+///
+/// # Safety
+/// The dependencies have as many entries as they say.
+unsafe fn add_conditional(
+    node: *mut CUgraphNode,
+    at: Place,
+    params: &mut CUgraphNodeParams,
+) -> Result<(), CUresult> {
+    let [handle, shape, _, ctx, ..] = params.words;
+    let (kind, size) = (shape as u32, (shape >> 32) as u32);
+    if size == 0 || size > MAX_BODIES {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    let conditional = ConditionalNode { handle, kind, size };
+    let mut reply = vec![0_u64; 1 + size as usize];
+    let at = Place {
+        ctx: CUcontext(ctx),
+        ..at
+    };
+    // SAFETY: the caller's contract.
+    unsafe {
+        add_with_reply(
+            number::cuGraphAddNode_v2,
+            node,
+            at,
+            &[conditional.as_bytes()],
+            reply.as_mut_bytes(),
+        )?;
+    }
+    let added = CUgraphNode(reply[0]);
+    let mut bodies: Box<[u64]> = reply[1..].into();
+    params.words[2] = bodies.as_mut_ptr() as u64;
+    BODIES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(added, bodies);
+    write(node, added)
+}
+
+/// `CU_GRAPH_NODE_TYPE_*`.
+mod kind {
+    pub const KERNEL: u32 = 0;
+    pub const MEMCPY: u32 = 1;
+    pub const MEMSET: u32 = 2;
+    pub const HOST: u32 = 3;
+    pub const GRAPH: u32 = 4;
+    pub const EMPTY: u32 = 5;
+    pub const WAIT_EVENT: u32 = 6;
+    pub const EVENT_RECORD: u32 = 7;
+    pub const MEM_ALLOC: u32 = 10;
+    pub const MEM_FREE: u32 = 11;
+    pub const CONDITIONAL: u32 = 13;
+}
+
+/// `cuGraphAddNode_v2`: the call of the node's own type.
+///
+/// # Safety
+/// The dependencies have `count` entries, and so has `edges` unless it is null; `params` is null or
+/// describes a node.
+pub unsafe fn cuGraphAddNode_v2(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    edges: *const CUgraphEdgeData,
+    count: usize,
+    params: *mut CUgraphNodeParams,
+) -> Result<(), CUresult> {
+    client::entered()?;
+    // SAFETY: the caller's contract; what a type's parameters are, `cuda.h` says.
+    unsafe {
+        plain_edges(edges, count)?;
+        let params = params.as_mut().ok_or(CUresult::INVALID_VALUE)?;
+        if node.is_null() {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let words = params.words.as_mut_ptr();
+        match params.kind {
+            kind::KERNEL => cuGraphAddKernelNode_v2(node, graph, dependencies, count, words.cast()),
+            kind::MEMCPY => {
+                // Flags, context, the copy.
+                let (copy, ctx) = (words.add(2).cast(), CUcontext(params.words[1]));
+                cuGraphAddMemcpyNode(node, graph, dependencies, count, copy, current(ctx)?)
+            }
+            kind::MEMSET => {
+                let ctx = current(CUcontext(params.words[5]))?;
+                cuGraphAddMemsetNode(node, graph, dependencies, count, words.cast(), ctx)
+            }
+            kind::HOST => cuGraphAddHostNode(node, graph, dependencies, count, words.cast()),
+            kind::GRAPH => {
+                let [child, ownership, ..] = params.words;
+                if ownership as u32 != 0 {
+                    // The child would have to change hands.
+                    return Err(CUresult::NOT_SUPPORTED);
+                }
+                cuGraphAddChildGraphNode(node, graph, dependencies, count, CUgraph(child))
+            }
+            kind::EMPTY => cuGraphAddEmptyNode(node, graph, dependencies, count),
+            kind::WAIT_EVENT => {
+                let event = CUevent(params.words[0]);
+                cuGraphAddEventWaitNode(node, graph, dependencies, count, event)
+            }
+            kind::EVENT_RECORD => {
+                let event = CUevent(params.words[0]);
+                cuGraphAddEventRecordNode(node, graph, dependencies, count, event)
+            }
+            kind::MEM_ALLOC => {
+                cuGraphAddMemAllocNode(node, graph, dependencies, count, words.cast())
+            }
+            kind::MEM_FREE => {
+                let dptr = CUdeviceptr(params.words[0]);
+                cuGraphAddMemFreeNode(node, graph, dependencies, count, dptr)
+            }
+            kind::CONDITIONAL => add_conditional(node, place(graph, dependencies, count), params),
+            _ => Err(CUresult::NOT_SUPPORTED),
+        }
+    }
+}
+
+/// A context, or the current one for null.
+fn current(ctx: CUcontext) -> Result<CUcontext, CUresult> {
+    if ctx.is_null() {
+        context::required()
+    } else {
+        Ok(ctx)
+    }
+}
+
+/// `cuGraphAddNode`.
+///
+/// # Safety
+/// As [`cuGraphAddNode_v2`].
+pub unsafe fn cuGraphAddNode(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    count: usize,
+    params: *mut CUgraphNodeParams,
+) -> Result<(), CUresult> {
+    let none = core::ptr::null();
+    // SAFETY: the caller's contract.
+    unsafe { cuGraphAddNode_v2(node, graph, dependencies, none, count, params) }
+}
+
+// --- copies ---
+
+/// `cuGraphMemcpyNodeSetParams`.
+///
+/// # Safety
+/// `copy` is null or describes a copy.
+pub unsafe fn cuGraphMemcpyNodeSetParams(
+    node: CUgraphNode,
+    copy: *const CUDA_MEMCPY3D,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let copy = read(copy)?;
+    reachable_at_replay(client, &copy)?;
+    let args = wire::cuGraphMemcpyNodeSetParams::Args {
+        node: Word::of(node),
+        copy,
+    };
+    let number = number::cuGraphMemcpyNodeSetParams;
+    call::call(client, number, &[args.as_bytes()], &mut [])
+}
+
+/// `cuGraphExecMemcpyNodeSetParams`.
+///
+/// # Safety
+/// `copy` is null or describes a copy.
+pub unsafe fn cuGraphExecMemcpyNodeSetParams(
+    exec: CUgraphExec,
+    node: CUgraphNode,
+    copy: *const CUDA_MEMCPY3D,
+    ctx: CUcontext,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let copy = read(copy)?;
+    reachable_at_replay(client, &copy)?;
+    let args = wire::cuGraphExecMemcpyNodeSetParams::Args {
+        exec: Word::of(exec),
+        node: Word::of(node),
+        copy,
+        ctx: Word::of(ctx),
+    };
+    let number = number::cuGraphExecMemcpyNodeSetParams;
+    call::call(client, number, &[args.as_bytes()], &mut [])
+}
