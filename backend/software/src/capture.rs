@@ -187,16 +187,19 @@ pub(crate) fn refuse_context(core: &Core) -> Outcome {
 /// Refuses to query or wait for an event last recorded in a capture, invalidating the capture.
 ///
 /// # Errors
-/// `CAPTURED_EVENT`.
+/// `CAPTURED_EVENT` while that goes on, `INVALID_VALUE` afterwards (as driver 580 says).
 pub(crate) fn refuse_event(event: &Event) -> Outcome {
     let capture = match &*event.state.lock() {
         State::Captured { capture, .. } => *capture,
         _ => return Ok(()),
     };
-    if let Some(mut registry) = registry() {
-        registry.invalidate(capture);
+    match registry() {
+        Some(mut registry) if registry.captures.contains_key(&capture) => {
+            registry.invalidate(capture);
+            Err(CUresult::CAPTURED_EVENT)
+        }
+        _ => Err(CUresult::INVALID_VALUE),
     }
-    Err(CUresult::CAPTURED_EVENT)
 }
 
 /// Whether a stream takes part in a capture.

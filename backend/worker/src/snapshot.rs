@@ -228,7 +228,7 @@ mod tests {
             CUdevice(0),
             &Quota::new(0, crate::figures::Counts::private()),
         );
-        for masked in [83, 88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
+        for masked in [88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
             assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
         }
         // Warp size, streams beside copies, unified addressing, cooperative launches.

@@ -7,7 +7,7 @@
 //!   `CUDA_LAUNCH_BLOCKING`.
 
 use crate::client::Client;
-use crate::stream::State;
+use crate::stream::{State, Wait};
 use crate::thread::{self, Lane, Thread};
 use vgpu_channel::ring::HEADER_BYTES;
 use vgpu_protocol::cuda::{CUcontext, CUresult};
@@ -58,6 +58,29 @@ pub fn call_always(
     call_variable(client, number, parts, reply).map(|_| ())
 }
 
+/// As [`call`] without results, for a call that waits for the device.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_waiting(
+    client: &Client,
+    number: u16,
+    payload: &[u8],
+    wait: Wait,
+) -> Result<(), CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        real_call(
+            client,
+            thread,
+            &*thread.lane(client)?,
+            number,
+            payload,
+            wait,
+        )
+    })
+}
+
 /// As [`call`], for answers of variable length: fills the front of `reply` and gives the length.
 ///
 /// # Errors
@@ -71,19 +94,19 @@ pub fn call_variable(
     thread::with(|thread| {
         permitted(client, thread)?;
         let lane = &*thread.lane(client)?;
-        ask(client, thread, lane, number, 0, parts, reply).map(|(len, _)| len)
+        ask(client, thread, lane, (number, 0), parts, reply, Wait::Spin).map(|(len, _)| len)
     })
 }
 
-/// Sends a call and waits; also gives the record's stamp.
+/// Sends a call, a number and flags of its record, and waits; also gives the record's stamp.
 fn ask(
     client: &Client,
     thread: &Thread,
     lane: &Lane,
-    number: u16,
-    flags: u16,
+    (number, flags): (u16, u16),
     parts: &[&[u8]],
     reply: &mut [u8],
+    wait: Wait,
 ) -> Result<(usize, u32), CUresult> {
     // 0 means that no reply is wanted.
     let sequence = match lane.sequence.get().wrapping_add(1) {
@@ -96,7 +119,7 @@ fn ask(
             &header(thread, lane, number, flags | RECORD_REPLY, sequence),
             parts,
         )?;
-        (stamp, client.wait_reply(lane.slot, sequence, reply))
+        (stamp, client.wait_reply(lane.slot, sequence, reply, wait))
     } else {
         let block = Block::holding(client, parts)?;
         let blob = block.blob();
@@ -105,7 +128,7 @@ fn ask(
             &header(thread, lane, number, flags, sequence),
             &[blob.as_bytes()],
         )?;
-        (stamp, client.wait_reply(lane.slot, sequence, reply))
+        (stamp, client.wait_reply(lane.slot, sequence, reply, wait))
     };
     let (status, len) = answer?;
     CUresult(status).ok()?;
@@ -229,7 +252,15 @@ pub fn post_across(
             client.take_latched(lane.slot)?;
         }
         if client.posts_are_calls() || !may_be_posted(number) {
-            let (_, stamp) = ask(client, thread, lane, number, across, parts, &mut [])?;
+            let (_, stamp) = ask(
+                client,
+                thread,
+                lane,
+                (number, across),
+                parts,
+                &mut [],
+                Wait::Spin,
+            )?;
             stream.posted(stamp, false);
             if client.synchronous() && !client.capturing() {
                 stream.real_sync(client, thread, lane)?;
@@ -298,7 +329,15 @@ pub fn call_in_stream(
         let across = foreign(thread, stream);
         // A driver's stream that is full blocks the issuer, however the command came to it.
         let flush = !client.posts_are_calls() && stream.make_room(client)?;
-        let (len, stamp) = ask(client, thread, lane, number, across, parts, reply)?;
+        let (len, stamp) = ask(
+            client,
+            thread,
+            lane,
+            (number, across),
+            parts,
+            reply,
+            Wait::Spin,
+        )?;
         stream.posted(stamp, false);
         if flush {
             stream.flush(client)?;
@@ -321,8 +360,9 @@ pub(crate) fn real_call(
     lane: &Lane,
     number: u16,
     payload: &[u8],
+    wait: Wait,
 ) -> Result<(), CUresult> {
-    ask(client, thread, lane, number, 0, &[payload], &mut []).map(|_| ())
+    ask(client, thread, lane, (number, 0), &[payload], &mut [], wait).map(|_| ())
 }
 
 /// A block of shared memory for the duration of a call.

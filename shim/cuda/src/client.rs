@@ -4,7 +4,7 @@
 //! in a parent it was forked from (`semantics.md` 20)?
 
 use crate::copy::copiers;
-use crate::stream::State;
+use crate::stream::{State, Wait};
 use crate::{call, environment, log, stats, stream, thread, visible};
 use core::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -327,6 +327,9 @@ impl Client {
         let setting = std::env::var_os("CUDA_VISIBLE_DEVICES")
             .map(|text| text.to_string_lossy().into_owned());
         let devices = visible::visible(setting.as_deref(), &uuids)
+            .inspect_err(|_| {
+                log::line(format_args!("CUDA_VISIBLE_DEVICES names a device twice"));
+            })?
             .into_iter()
             .filter_map(|ordinal| {
                 Some(Device {
@@ -617,7 +620,8 @@ impl Client {
         }
     }
 
-    /// Waits for an answer; gives the status and the payload's length, and fills the front of `into`.
+    /// Waits for an answer, asleep or spinning first; gives the status and the payload's length, and fills the front of
+    /// `into`.
     ///
     /// # Errors
     /// `DEVICE_UNAVAILABLE` when the worker is gone.
@@ -626,23 +630,24 @@ impl Client {
         slot: u64,
         sequence: u32,
         into: &mut [u8],
+        wait: Wait,
     ) -> Result<(u32, usize), CUresult> {
         stats::waits();
         let reply = self.channel.reply(slot).map_err(|_| CUresult::UNKNOWN)?;
         let relay = self.real_sync_only();
         loop {
-            self.channel
-                .wait_until(
-                    || reply.is_complete(sequence) || (relay && self.channel.output().ready()),
-                    || {
-                        reply.arm();
-                        if relay {
-                            self.channel.callbacks().arm();
-                        }
-                    },
-                    None,
-                )
-                .map_err(|_| self.gone())?;
+            let ready = || reply.is_complete(sequence) || (relay && self.channel.output().ready());
+            let arm = || {
+                reply.arm();
+                if relay {
+                    self.channel.callbacks().arm();
+                }
+            };
+            match wait {
+                Wait::Spin => self.channel.wait_until(ready, arm, None),
+                Wait::Sleep => self.channel.sleep_until(ready, arm, None),
+            }
+            .map_err(|_| self.gone())?;
             if relay {
                 self.drain_output();
             }

@@ -309,12 +309,12 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Result<(), CUresult> {
     let args = wire::cuEventSynchronize::Args {
         event: Word::of(event),
     };
-    call::call(
-        client,
-        number::cuEventSynchronize,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
+    let wait = if known.flags & CU_EVENT_BLOCKING_SYNC != 0 {
+        Wait::Sleep
+    } else {
+        Wait::of(known.ctx)
+    };
+    call::call_waiting(client, number::cuEventSynchronize, args.as_bytes(), wait)?;
     client.drain_output();
     seen_done(&last);
     call::deliver(client)

@@ -1,24 +1,32 @@
 //! `CUDA_VISIBLE_DEVICES`: which of the backend's devices the program sees, and in which order.
 //!
 //! CUDA's rules: unset shows all; a list of ordinals or `GPU-` UUID prefixes, in the order given;
-//! the list ends at the first entry that names no device (so an empty text or `-1` hides all); an
-//! entry that appears twice, or a prefix that fits several devices, hides all.
+//! the list ends at the first entry that names no device (so an empty text or `-1` hides all); a
+//! prefix that fits several devices hides all. A device that is named twice makes `cuInit` fail with
+//! `INVALID_DEVICE` (seen with driver 580).
+
+use vgpu_protocol::cuda::CUresult;
 
 /// Ordinals of the backend's devices that are visible, in the program's order.
-pub fn visible(setting: Option<&str>, uuids: &[[u8; 16]]) -> Vec<usize> {
+///
+/// # Errors
+/// `INVALID_DEVICE` when a device is named twice.
+pub fn visible(setting: Option<&str>, uuids: &[[u8; 16]]) -> Result<Vec<usize>, CUresult> {
     let Some(setting) = setting else {
-        return (0..uuids.len()).collect();
+        return Ok((0..uuids.len()).collect());
     };
     let mut chosen = Vec::new();
     for entry in setting.split(',') {
         match parse(entry.trim(), uuids) {
-            Entry::Device(ordinal) if chosen.contains(&ordinal) => return Vec::new(),
+            Entry::Device(ordinal) if chosen.contains(&ordinal) => {
+                return Err(CUresult::INVALID_DEVICE);
+            }
             Entry::Device(ordinal) => chosen.push(ordinal),
-            Entry::Ambiguous => return Vec::new(),
+            Entry::Ambiguous => return Ok(Vec::new()),
             Entry::Nothing => break,
         }
     }
-    chosen
+    Ok(chosen)
 }
 
 enum Entry {
@@ -68,12 +76,12 @@ mod tests {
     const B: [u8; 16] = [0xab, 0xce, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 
     fn of(setting: &str) -> Vec<usize> {
-        visible(Some(setting), &[A, B])
+        visible(Some(setting), &[A, B]).unwrap()
     }
 
     #[test]
     fn unset_shows_all_and_empty_none() {
-        assert_eq!(visible(None, &[A, B]), [0, 1]);
+        assert_eq!(visible(None, &[A, B]).unwrap(), [0, 1]);
         assert!(of("").is_empty());
         assert!(of("-1").is_empty());
     }
@@ -83,7 +91,15 @@ mod tests {
         assert_eq!(of("1,0"), [1, 0]);
         assert_eq!(of("1,-1,0"), [1]);
         assert_eq!(of("0,7,1"), [0]);
-        assert!(of("0,0").is_empty());
+    }
+
+    #[test]
+    fn a_device_named_twice_is_an_error() {
+        for setting in ["0,0", "1,0,1", "0,GPU-abcd"] {
+            let seen = visible(Some(setting), &[A, B]);
+            assert_eq!(seen, Err(CUresult::INVALID_DEVICE), "{setting}");
+        }
+        assert_eq!(of("0,7,0"), [0]);
     }
 
     #[test]

@@ -156,7 +156,7 @@ int main() {
     // Nor afterwards, whatever the stream does meanwhile, until it is recorded again.
     CU(launch(chain, stream, 1, words + 1024, 1u, 1));
     CU(cuStreamSynchronize(stream));
-    CU_IS(cuEventQuery(event), CUDA_ERROR_CAPTURED_EVENT);
+    CU_IS(cuEventQuery(event), CUDA_ERROR_INVALID_VALUE);
     CU(cuEventRecord(event, stream));
     CU(cuEventSynchronize(event));
     CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));

@@ -1,6 +1,7 @@
 // Several contexts of one device, and one of a second device if there is one, each driven by its own thread: a stream that
 // is held up in one does not hold up the others, events order work across contexts in both directions, an event asked for
 // under another context is not done too early, and contexts that go with work outstanding disturb nobody.
+// devices: 2
 // rules: 1 2 4 16
 #include <atomic>
 #include <chrono>
@@ -100,12 +101,12 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; i < places.size(); ++i) threads.emplace_back([&, i] { work(places[i], rounds, i); });
     for (auto &t : threads) t.join();
 
-    // Each context in turn is full of commands that cannot run; all others go on.
+    // Each context in turn is full of commands that cannot run, as many as any stream takes here; all others go on.
     for (size_t held = 0; held < places.size(); ++held) {
         released.store(false);
         CU(cuCtxSetCurrent(places[held].context));
         CU(cuLaunchHostFunc(places[held].stream, hold, nullptr));
-        for (unsigned i = 0; i < 800; ++i) CU(launch(places[held].chain, places[held].stream, 1, places[held].words + 64, i, 1));
+        for (unsigned i = 0; i < 700; ++i) CU(launch(places[held].chain, places[held].stream, 1, places[held].words + 64, i, 1));
         threads.clear();
         for (unsigned i = 0; i < places.size(); ++i)
             if (i != held) threads.emplace_back([&, i] { work(places[i], 200, i); });

@@ -168,7 +168,11 @@ int main() {
     REQUIRE(other.opaque[0] == a, "the address of an im2col map is %#llx", (unsigned long long)other.opaque[0]);
 
     // What is refused, and leaves a good map good.
-    CU_IS(good.encode(nullptr, a), CUDA_ERROR_INVALID_VALUE);
+    // NVIDIA's driver dereferences a null map.
+    if (!on_native_driver()) {
+        CU_IS(good.encode(nullptr, a), CUDA_ERROR_INVALID_VALUE);
+        CU_IS(cuTensorMapReplaceAddress(nullptr, reinterpret_cast<void *>(a)), CUDA_ERROR_INVALID_VALUE);
+    }
     CU_IS(good.encode(&other, a + 8), CUDA_ERROR_INVALID_VALUE);
     for (cuuint32_t rank : {0u, 6u}) {
         Parameters bad = good;
@@ -184,7 +188,6 @@ int main() {
     bad = good;
     bad.dims[1] = 0;
     CU_IS(bad.encode(&other, a), CUDA_ERROR_INVALID_VALUE);
-    CU_IS(cuTensorMapReplaceAddress(nullptr, reinterpret_cast<void *>(a)), CUDA_ERROR_INVALID_VALUE);
     CU(cuCtxSetCurrent(nullptr));
     CU_IS(good.encode(&other, a), CUDA_ERROR_INVALID_CONTEXT);
     CU(cuCtxSetCurrent(gpu.context));

@@ -31,6 +31,8 @@ static int devices_seen(const char *program, const char *setting) {
 static int count_devices() {
     CUresult status = cuInit(0);
     if (status == CUDA_ERROR_NO_DEVICE) return 100;
+    // A device named twice.
+    if (status == CUDA_ERROR_INVALID_DEVICE) return 101;
     if (status != CUDA_SUCCESS) return 200;
     int count = 0;
     if (cuDeviceGetCount(&count) != CUDA_SUCCESS) return 201;
@@ -57,7 +59,7 @@ int main(int argc, char **argv) {
         std::string setting;
         int want;
     } cases[] = {
-        {"0", 1},      {"", 100},   {"-1", 100},  {"4711", 100}, {"0,-1", 1}, {"-1,0", 100}, {"0,0", 100}, {"no such device", 100}, {name, 1}, {std::string(name).substr(0, 12), 1},
+        {"0", 1},      {"", 100},   {"-1", 100},  {"4711", 100}, {"0,-1", 1}, {"-1,0", 100}, {"0,0", 101}, {"no such device", 100}, {name, 1}, {std::string(name).substr(0, 12), 1},
         {"GPU-ffffffff-ffff-ffff-ffff-ffffffffffff", 100},
     };
     for (const auto &one : cases) {

@@ -54,7 +54,8 @@ static void use(int ordinal) {
 // One line per visible device.
 static int list_devices() {
     const CUresult status = cuInit(0);
-    if (status == CUDA_ERROR_NO_DEVICE) return 100;
+    // None, or one named twice.
+    if (status == CUDA_ERROR_NO_DEVICE || status == CUDA_ERROR_INVALID_DEVICE) return 100;
     CU(status);
     int count = 0;
     CU(cuDeviceGetCount(&count));

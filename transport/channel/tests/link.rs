@@ -122,7 +122,10 @@ fn a_bad_hello_is_refused_with_the_reason() {
     ));
     assert!(matches!(
         greet(&[1, 2, 3]),
-        (LinkError::Malformed, Some(LinkStatus::Malformed))
+        (
+            LinkError::Hello(HelloError::Malformed),
+            Some(LinkStatus::Malformed)
+        )
     ));
     assert!(matches!(
         greet(&[0; 5000]),

@@ -10,7 +10,7 @@
 //! | column | values |
 //! |---|---|
 //! | number | permanent: never reused, never changed (`isolation.md` 9) |
-//! | class | `lookup` answered in the guest without context, stream, memory or event, so inside a host function too (`semantics.md` 24) · `local` answered in the guest · `post` fire and forget, a closed list (`semantics.md` 9) · `call` needs an answer · `host` names a path or host memory: the guest reads its own files and sends bytes (`isolation.md` 15) |
+//! | class | `lookup` answered in the guest without device, context, stream, memory or event, so inside a host function too (`semantics.md` 24) · `local` answered in the guest · `post` fire and forget, a closed list (`semantics.md` 9) · `call` needs an answer · `host` names a path or host memory: the guest reads its own files and sends bytes (`isolation.md` 15) |
 //! | where | who executes it in the worker: `issuer` (cannot block), `lane` (may block: the caller's own worker thread, `semantics.md` 1), `guest` (nobody) |
 //! | capture | `unsafe` if prohibited while a stream capture is active, by the capture mode's rules (`semantics.md` 2) |
 //! | shim, backend | `auto` generated from this row; `hand` a function of the same name; `stub` refused with `NOT_SUPPORTED` (the row is here for the worker's own use); `none` nothing to do on that side |
@@ -45,18 +45,18 @@ macro_rules! cuda_calls {
         5 lookup/guest/safe hand/none cuGetProcAddress @11030 (symbol: raw *const c_char, pfn: raw *mut *const c_void, version: val i32, flags: val u64);
         6 lookup/guest/safe hand/none cuGetProcAddress_v2 @12000 (symbol: raw *const c_char, pfn: raw *mut *const c_void, version: val i32, flags: val u64, status: raw *mut u32);
         7 lookup/guest/safe hand/none cuGetExportTable @3000 (table: raw *mut *const c_void, id: raw *const CUuuid);
-        8 lookup/guest/safe hand/none cuDeviceGetCount @2000 (count: out i32);
-        9 lookup/guest/safe hand/none cuDeviceGet @2000 (device: out CUdevice, ordinal: val i32);
-        10 lookup/guest/safe hand/none cuDeviceGetName @2000 (name: raw *mut c_char, len: val i32, dev: dev CUdevice);
-        11 lookup/guest/safe hand/none cuDeviceTotalMem_v2 @3020 (bytes: out usize, dev: dev CUdevice);
-        12 lookup/guest/safe hand/none cuDeviceGetAttribute @2000 (value: out i32, attribute: val i32, dev: dev CUdevice);
-        13 lookup/guest/safe hand/none cuDeviceGetUuid @9020 (uuid: out CUuuid, dev: dev CUdevice);
-        14 lookup/guest/safe hand/none cuDeviceGetUuid_v2 @11040 (uuid: out CUuuid, dev: dev CUdevice);
-        15 lookup/guest/safe hand/none cuDeviceGetLuid @10000 (luid: raw *mut c_char, mask: raw *mut u32, dev: dev CUdevice);
-        16 lookup/guest/safe hand/none cuDeviceGetPCIBusId @4010 (text: raw *mut c_char, len: val i32, dev: dev CUdevice);
-        17 lookup/guest/safe hand/none cuDeviceGetByPCIBusId @4010 (dev: out CUdevice, text: raw *const c_char);
-        18 lookup/guest/safe hand/none cuDeviceComputeCapability @2000 (major: out i32, minor: out i32, dev: dev CUdevice);
-        19 lookup/guest/safe hand/none cuDeviceGetProperties @2000 (prop: out CUdevprop, dev: dev CUdevice);
+        8 local/guest/safe hand/none cuDeviceGetCount @2000 (count: out i32);
+        9 local/guest/safe hand/none cuDeviceGet @2000 (device: out CUdevice, ordinal: val i32);
+        10 local/guest/safe hand/none cuDeviceGetName @2000 (name: raw *mut c_char, len: val i32, dev: dev CUdevice);
+        11 local/guest/safe hand/none cuDeviceTotalMem_v2 @3020 (bytes: out usize, dev: dev CUdevice);
+        12 local/guest/safe hand/none cuDeviceGetAttribute @2000 (value: out i32, attribute: val i32, dev: dev CUdevice);
+        13 local/guest/safe hand/none cuDeviceGetUuid @9020 (uuid: out CUuuid, dev: dev CUdevice);
+        14 local/guest/safe hand/none cuDeviceGetUuid_v2 @11040 (uuid: out CUuuid, dev: dev CUdevice);
+        15 local/guest/safe hand/none cuDeviceGetLuid @10000 (luid: raw *mut c_char, mask: raw *mut u32, dev: dev CUdevice);
+        16 local/guest/safe hand/none cuDeviceGetPCIBusId @4010 (text: raw *mut c_char, len: val i32, dev: dev CUdevice);
+        17 local/guest/safe hand/none cuDeviceGetByPCIBusId @4010 (dev: out CUdevice, text: raw *const c_char);
+        18 local/guest/safe hand/none cuDeviceComputeCapability @2000 (major: out i32, minor: out i32, dev: dev CUdevice);
+        19 local/guest/safe hand/none cuDeviceGetProperties @2000 (prop: out CUdevprop, dev: dev CUdevice);
         20 call/issuer/safe auto/auto cuDeviceCanAccessPeer @4000 (can: out i32, dev: dev CUdevice, peer: dev CUdevice);
         21 call/issuer/safe auto/auto cuDeviceGetP2PAttribute @8000 (value: out i32, attribute: val i32, src: dev CUdevice, dst: dev CUdevice);
         22 call/issuer/safe auto/auto cuDeviceGetDefaultMemPool @11020 (pool: new CUmemoryPool, dev: dev CUdevice);

@@ -546,6 +546,7 @@ impl State {
             lane,
             number::cuStreamSynchronize,
             args.as_bytes(),
+            Wait::of(self.ctx),
         );
         client.drain_output();
         result
@@ -790,7 +791,14 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     }
     thread::with(|thread| {
         let lane = &*thread.lane(client)?;
-        let result = call::real_call(client, thread, lane, number::cuCtxSynchronize, &[]);
+        let result = call::real_call(
+            client,
+            thread,
+            lane,
+            number::cuCtxSynchronize,
+            &[],
+            Wait::of(ctx),
+        );
         client.drain_output();
         result
     })?;
