@@ -58,7 +58,7 @@ def torch_facts():
 
     print("torch", torch.__version__, "devices:", torch.cuda.device_count(), torch.cuda._device_count_nvml())
     print(show("properties", torch.cuda.get_device_properties, 0))
-    print(show("uuid", lambda: torch.cuda.get_device_properties(0).uuid))
+    print(show("uuid", lambda: str(torch.cuda.get_device_properties(0).uuid)))  # its repr is an address
     print(show("uuids by NVML", torch.cuda._raw_device_uuid_nvml))
     print(show("NVML index", torch.cuda._get_nvml_device_index, None))
     print(show("capability", torch.cuda.get_device_capability, 0))

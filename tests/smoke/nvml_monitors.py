@@ -103,6 +103,32 @@ def every_question_about_a_device(device):
         raises(nvml.NVMLError_NotSupported, refusal, device)
 
 
+def events(device):
+    """Sets of events can be made, and stay empty."""
+    made = nvml.nvmlEventSetCreate()
+    raises(nvml.NVMLError_NotSupported, nvml.nvmlDeviceRegisterEvents, device, nvml.nvmlEventTypeXidCriticalError, made)
+    start = time.monotonic()
+    raises(nvml.NVMLError_Timeout, nvml.nvmlEventSetWait_v2, made, 1100)
+    require(time.monotonic() - start >= 1.1, "nvmlEventSetWait returns early")
+    nvml.nvmlEventSetFree(made)
+    raises(nvml.NVMLError_InvalidArgument, nvml.nvmlEventSetFree, made)
+    raises(nvml.NVMLError_InvalidArgument, nvml.nvmlEventSetWait_v2, made, 0)
+
+
+def private_table():
+    """What nvidia-smi does at its start and for each line it prints."""
+    table, handle = ctypes.POINTER(ctypes.c_size_t)(), ctypes.c_void_p()
+    library = ctypes.CDLL("libnvidia-ml.so.1")
+    id = bytes.fromhex("c4fe3e6cc98f6c4ea327ee696e12f7c4")
+    require(library.nvmlInternalGetExportTable(ctypes.byref(table), id) == 0, "the private table")
+    slot = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    status = slot(table[81])(0, ctypes.addressof(handle), 0x22)
+    require(status == 0 and handle.value, "a handle by slot 81:", status)
+    status = slot(table[26])(*(ctypes.cast(text, ctypes.c_void_p) for text in (b"%s: %s\n", b"stdout", b"a line")))
+    require(status == 0, "a line for the log by slot 26:", status)
+    require(slot(table[1])(None, None, None) == 3, "a slot that is not known is not refused")
+
+
 def forks():
     child = os.fork()
     if child == 0:
@@ -230,6 +256,8 @@ if __name__ == "__main__":
     loops()
     many_threads()
     every_question_about_a_device(first)
+    events(first)
+    private_table()
     same_as_libcuda(first)
     monitor("gpustat", "--show-pid")
     require(str(os.getpid()) in monitor("nvitop", "--once"), "nvitop does not show this process")

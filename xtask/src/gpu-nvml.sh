@@ -37,24 +37,36 @@ same() {
     fi
 }
 
+# runs NAME: the same exit status on both sides is a must.
+runs() {
+    if [ "$(tail -n 1 "$out/$1.native")" != "$(tail -n 1 "$out/$1.shim")" ]; then
+        echo "nvml: $1: $(tail -n 1 "$out/$1.shim"), natively $(tail -n 1 "$out/$1.native")"
+        worse=$((worse + 1))
+    fi
+}
+
 if [ -n "$smi" ]; then
     both smi-list "$smi" -L; same smi-list must
     both smi-csv "$smi" --query-gpu=name,uuid,memory.total,driver_version,pci.bus_id --format=csv; same smi-csv must
-    both smi-table "$smi"; same smi-table
-    both smi-q "$smi" -q; same smi-q
-    both smi-apps "$smi" --query-compute-apps=pid,name,used_memory --format=csv; same smi-apps
+    both smi-table "$smi"; same smi-table; runs smi-table
+    both smi-q "$smi" -q; same smi-q; runs smi-q
+    both smi-apps "$smi" --query-compute-apps=pid,name,used_memory --format=csv; same smi-apps; runs smi-apps
     head -n 40 "$out/smi-table.shim"
     # With a process that computes: its line must be there.
     LD_LIBRARY_PATH=$here/lib VGPU_SOCKET=$socket timeout 20 python3 -c '
-import ctypes, time
+import ctypes, os, time
 cuda = ctypes.CDLL("libcuda.so.1"); context, block = ctypes.c_void_p(), ctypes.c_uint64()
-print(cuda.cuInit(0), cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), cuda.cuCtxSetCurrent(context),
+print(os.getpid(), cuda.cuInit(0), cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), cuda.cuCtxSetCurrent(context),
       cuda.cuMemAlloc_v2(ctypes.byref(block), ctypes.c_size_t(1 << 30)), flush=True)
 time.sleep(12)' >"$out/holder.txt" 2>&1 &
     holder=$!
     sleep 5
     both smi-held "$smi"
     echo "nvml: smi-held: a process with 1 GiB, by our nvidia-smi:"; grep -E 'MiB' "$out/smi-held.shim"
+    process=$(cut -d " " -f 1 "$out/holder.txt")
+    if ! grep -qw "${process:-none}" "$out/smi-held.shim"; then
+        echo "nvml: smi-held: the process is not shown"; worse=$((worse + 1))
+    fi
     kill "$holder" 2>/dev/null; wait "$holder" 2>/dev/null
 else
     echo "nvml: nvidia-smi: not run, there is none here"

@@ -22,6 +22,8 @@ impl Error {
     pub const DRIVER_NOT_LOADED: Error = Error(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED);
     /// The backend answered once and does not any more.
     pub const GPU_IS_LOST: Error = Error(nvml::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST);
+    /// Nothing happened in time.
+    pub const TIMEOUT: Error = Error(nvml::nvmlReturn_enum_NVML_ERROR_TIMEOUT);
     /// A struct of a version that is not known.
     pub const VERSION_MISMATCH: Error =
         Error(nvml::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH);

@@ -25,6 +25,7 @@ pub mod exports;
 mod ask;
 mod device;
 mod error;
+mod event;
 mod give;
 mod guard;
 mod memory;

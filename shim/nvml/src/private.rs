@@ -1,8 +1,10 @@
 //! The one private table that `nvidia-smi` asks for: a size in bytes, then functions.
 //!
 //! NVIDIA documents nothing of it. What is known of its slots, from public observations of the 580 branch: number 81 finds
-//! a device's handle by index, 213 lists processes that compute, 214 and 215 those of other kinds. Every other slot is
-//! refused with `NVML_ERROR_NOT_SUPPORTED`, touches nothing, and is named in the log.
+//! a device's handle by index, 213 lists processes that compute, 214 and 215 those of other kinds. By watching
+//! `nvidia-smi` of the branches 535, 550 and 555 call this library: 26 takes a format and what goes into it, as `printf`
+//! does, for NVML's own log: every line that is printed, and why it gives up. Every other slot is refused with
+//! `NVML_ERROR_NOT_SUPPORTED`, touches nothing, and is named in the log.
 
 use crate::device::{self, Device};
 use crate::error::{Error, Outcome};
@@ -19,6 +21,8 @@ const ID: [u8; 16] = [
 
 /// Functions in the table.
 const SLOTS: usize = 511;
+/// A line for NVML's own log. There is none here, so it goes nowhere.
+const LOG: usize = 26;
 /// A device's handle by index.
 const HANDLE_BY_INDEX: usize = 81;
 /// What `nvidia-smi` gives that slot as its third argument.
@@ -115,6 +119,7 @@ fn serve(slot: usize, a: usize, b: usize, c: usize) -> Outcome {
             let index = c_uint::try_from(a).map_err(|_| Error::INVALID_ARGUMENT)?;
             device::by_index(index, b as *mut nvmlDevice_t)
         }
+        LOG if known => Ok(()),
         COMPUTE_PROCESSES if known => {
             let device = Device::of(a as nvmlDevice_t)?;
             list(&device, b as *mut c_uint, c as *mut Entry)

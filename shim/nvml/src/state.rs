@@ -5,6 +5,7 @@
 
 use crate::ask::{self, NoAnswer};
 use crate::error::{Error, Outcome};
+use crate::event;
 use core::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +14,15 @@ use vgpu_protocol::facts::{DeviceFacts, QUERY_DEVICE, QUERY_SYSTEM, SystemFacts}
 /// Devices that are shown, at most.
 pub const MAX_DEVICES: usize = 64;
 
-/// What does not change between initialisation and shutdown.
+/// What lasts from initialisation to shutdown; the facts do not change.
 #[derive(Debug)]
 pub struct Session {
     /// The host.
     pub system: SystemFacts,
     /// Its devices, in the order of their PCI addresses. Their memory is that of the beginning.
     pub devices: Vec<DeviceFacts>,
+    /// The program's own.
+    pub event_sets: event::Sets,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +89,11 @@ fn learn() -> Result<Session, NoAnswer> {
     let devices = (0..count)
         .map(|index| ask::facts(QUERY_DEVICE, index, 0))
         .collect::<Result<_, _>>()?;
-    Ok(Session { system, devices })
+    Ok(Session {
+        system,
+        devices,
+        event_sets: event::Sets::default(),
+    })
 }
 
 /// `nvmlShutdown`: undoes one [`initialise`].

@@ -71,6 +71,10 @@ macro_rules! nvml_functions {
         nvmlDeviceGetMPSComputeRunningProcesses = process::none(device: nvmlDevice_t, count: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t);
         nvmlDeviceGetMPSComputeRunningProcesses_v2 = process::none(device: nvmlDevice_t, count: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t);
         nvmlDeviceGetMPSComputeRunningProcesses_v3 = process::none(device: nvmlDevice_t, count: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t);
+        nvmlEventSetCreate = event::create(set: *mut nvmlEventSet_t);
+        nvmlEventSetFree = event::free(set: nvmlEventSet_t);
+        nvmlEventSetWait = event::wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout: c_uint);
+        nvmlEventSetWait_v2 = event::wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout: c_uint);
     } refused {
         nvmlComputeInstanceDestroy nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2
         nvmlDeviceClearAccountingPids nvmlDeviceClearCpuAffinity nvmlDeviceClearEccErrorCounts
@@ -157,7 +161,6 @@ macro_rules! nvml_functions {
         nvmlDeviceSetVirtualizationMode nvmlDeviceValidateInforom
         nvmlDeviceWorkloadPowerProfileClearRequestedProfiles nvmlDeviceWorkloadPowerProfileGetCurrentProfiles
         nvmlDeviceWorkloadPowerProfileGetProfilesInfo nvmlDeviceWorkloadPowerProfileSetRequestedProfiles
-        nvmlEventSetCreate nvmlEventSetFree nvmlEventSetWait nvmlEventSetWait_v2
         nvmlGetBlacklistDeviceInfoByIndex nvmlGetExcludedDeviceInfoByIndex nvmlGetVgpuCompatibility
         nvmlGetVgpuDriverCapabilities nvmlGetVgpuVersion nvmlGpmMetricsGet nvmlGpmMigSampleGet
         nvmlGpmQueryDeviceSupport nvmlGpmQueryIfStreamingEnabled nvmlGpmSampleAlloc nvmlGpmSampleFree
