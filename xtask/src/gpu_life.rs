@@ -28,7 +28,7 @@ pub fn add(dist: &Path, content: &Path, folder: &Path) -> anyhow::Result<()> {
         let to = life.join("programs").join(name);
         dist::install(&dist::release_folder().join(name), &to, HOST_GLIBC)?;
     }
-    for part in ["bin/vgpu", "lib/libcuda.so.1"] {
+    for part in ["bin/vgpu", "lib/libcuda.so.1", "lib/libnvidia-ml.so.1"] {
         copy(&dist.join(part), &life.join("dist").join(part))?;
     }
     let daemon = life.join("dist/bin/vhost-user-vgpu");
