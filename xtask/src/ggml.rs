@@ -18,6 +18,15 @@ const RELEASES: [&str; 2] = ["3.14.0", "3.22.1"];
 const INSIDE: &str = "package/bins/linux-x64-cuda";
 const LIBRARIES: [&str; 2] = ["libggml-base.so", "libggml-cuda.so"];
 
+/// The release whose llama.cpp decodes on a GPU ([`crate::gpu_llama`]), and what that takes beside the CUDA backend.
+pub const DECODER_RELEASE: &str = RELEASES[0];
+pub const DECODER_LIBRARIES: [&str; 4] = [
+    "libggml-base.so",
+    "libggml-cpu-haswell.so",
+    "libggml.cuda.b6673.so",
+    "libllama.cuda.b6673.so",
+];
+
 /// The CUDA 13 libraries that they load.
 const CUDA: &[&str] = &["nvidia-cublas==13.1.0.3", "nvidia-cuda-runtime==13.0.96"];
 const RUNTIME: [&str; 3] = ["libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"];
@@ -26,7 +35,12 @@ const RUNTIME: [&str; 3] = ["libcudart.so.13", "libcublas.so.13", "libcublasLt.s
 pub fn fetched() -> anyhow::Result<PathBuf> {
     let folder = places::cache().join("ggml");
     let stamp = folder.join("complete.txt");
-    let wanted = format!("{} {}\n", RELEASES.join(" "), CUDA.join(" "));
+    let wanted = format!(
+        "{} {} {}\n",
+        RELEASES.join(" "),
+        CUDA.join(" "),
+        DECODER_LIBRARIES.join(" ")
+    );
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(folder);
     }
@@ -72,7 +86,15 @@ fn unpack(release: &str, folder: &Path) -> anyhow::Result<()> {
         .arg("-C")
         .arg(&to)
         .arg("--strip-components=3");
-    tar.args(LIBRARIES.map(|library| format!("{INSIDE}/{library}")));
+    let decoder = DECODER_LIBRARIES
+        .iter()
+        .filter(|library| release == DECODER_RELEASE && !LIBRARIES.contains(library));
+    tar.args(
+        LIBRARIES
+            .iter()
+            .chain(decoder)
+            .map(|library| format!("{INSIDE}/{library}")),
+    );
     run_quietly(&mut tar)?;
     std::fs::remove_file(&archive)?;
     Ok(())

@@ -2,9 +2,9 @@
 # Runs a prebuilt llama.cpp natively and through the shim on this machine's GPU: the same model, the same tokens, the same
 # bits, and how long a token takes.
 #
-#   OUT=DIR ROUNDS=N gpu-llama.sh
+#   OUT=DIR ROUNDS=N llama-1/gpu-llama.sh
 #
-# Lies beside the folders `llama-1`, `llama-2` (the parts travel one by one, since one call carries only so much) and `gpu`.
+# Lies in `llama-1`, beside the folders `llama-2` and `gpu`: they travel one by one, since one call carries only so much.
 # Needs a GPU with its driver, python3 with numpy, libcublas and libcudart 13 (PyTorch's will do), xz; no network.
 set -u
 here=$(cd "$(dirname "$0")/.." && pwd)

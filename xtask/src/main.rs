@@ -24,6 +24,7 @@ mod ggml;
 mod gpu;
 mod gpu_guest;
 mod gpu_life;
+mod gpu_llama;
 mod guest;
 mod machine;
 mod monitors;
@@ -66,6 +67,9 @@ enum Verb {
         /// Make dist/gpu-guest instead: the same programs inside a virtual machine, QEMU included.
         #[arg(long)]
         guest: bool,
+        /// Make dist/llama-1 and dist/llama-2 instead: a prebuilt llama.cpp, for use beside dist/gpu.
+        #[arg(long, conflicts_with = "guest")]
+        llama: bool,
     },
     /// Fetch the real ggml and CUDA libraries that the tests of Ollama's discovery load, into .cache/ggml.
     Ggml,
@@ -81,8 +85,9 @@ fn main() -> std::process::ExitCode {
         Verb::Test(options) => suite::test(&options),
         Verb::Dist { programs } => dist::dist_verb(programs),
         Verb::Coverage(options) => coverage::coverage(&options),
-        Verb::Gpu { guest: false } => gpu::gpu(),
-        Verb::Gpu { guest: true } => gpu_guest::bundle(),
+        Verb::Gpu { guest: true, .. } => gpu_guest::bundle(),
+        Verb::Gpu { llama: true, .. } => gpu_llama::bundle(),
+        Verb::Gpu { .. } => gpu::gpu(),
         Verb::Ggml => ggml::fetched().map(|folder| println!("{}", folder.display())),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Guest => guest::guest(),
