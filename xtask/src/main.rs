@@ -16,6 +16,7 @@
 
 mod apt;
 mod coverage;
+mod cupy;
 mod demo;
 mod dist;
 mod elf;

@@ -15,6 +15,7 @@ use vgpu_e2e::parts::{DIST, Parts};
 use vgpu_e2e::program::Run;
 use vgpu_e2e::verdict::{Verdict, judge};
 
+use crate::cupy::{self, Cupy};
 use crate::monitors::{self, Monitors};
 use crate::programs::Built;
 use crate::shell::{cargo, display, say};
@@ -34,7 +35,7 @@ pub struct Options {
     /// Run them inside a virtual machine; with `--program` only there.
     #[arg(long)]
     guest: bool,
-    /// Leave out what needs a download: the CUDA programs, Ollama's discovery, virtual machines, tinygrad and the monitors.
+    /// Leave out what needs a download: the CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy and the monitors.
     #[arg(long)]
     offline: bool,
     /// The device of the backend that the programs run on.
@@ -63,7 +64,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         summary.remark("the guest's part for older C libraries: not built, left out by --offline");
     }
     if options.offline {
-        summary.remark("CUDA programs, Ollama's discovery, virtual machines, tinygrad and monitors: left out by --offline");
+        summary.remark("CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy and monitors: left out by --offline");
     } else {
         let everything = options.program.is_none();
         let built = programs::build(options.device != "software", |program| {
@@ -76,6 +77,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         if everything {
             discovery(&mut summary, &dist)?;
             tinygrad(&mut summary, &dist, options)?;
+            cupy(&mut summary, &dist, options)?;
             nvml_monitors(&mut summary, &dist)?;
         }
         if everything || options.guest {
@@ -324,16 +326,28 @@ fn show_failure(stdout: &str, stderr: &str, backend: &Backend) {
 fn tinygrad(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Result<()> {
     let tinygrad = Tinygrad::prepare()?;
     let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
-    let (verdict, wall) = tinygrad.train(&backend)?;
-    println!(
-        "{:<44} {:>6.2} s  {verdict}",
+    let ended = tinygrad.train(&backend)?;
+    note(
+        summary,
+        "tinygrad training",
         "tinygrad_train",
-        wall.as_secs_f64()
+        &backend,
+        &ended,
     );
-    if matches!(verdict, Verdict::Failed(_)) {
-        println!("    backend: {}", backend.last_words());
-    }
-    summary.verdict("tinygrad training", "tinygrad_train", &verdict, wall);
+    Ok(())
+}
+
+fn cupy(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Result<()> {
+    let cupy = Cupy::prepare()?;
+    let backend = Backend::start(&Parts::in_dist(dist)?, &options.device)?;
+    let ended = cupy.run(&backend)?;
+    note(
+        summary,
+        "static libcudart 11.8",
+        cupy::NAME,
+        &backend,
+        &ended,
+    );
     Ok(())
 }
 
@@ -342,15 +356,22 @@ fn tinygrad(summary: &mut Summary, dist: &Path, options: &Options) -> anyhow::Re
 fn nvml_monitors(summary: &mut Summary, dist: &Path) -> anyhow::Result<()> {
     let monitors = Monitors::prepare()?;
     let backend = Backend::start(&Parts::in_dist(dist)?, "software")?;
-    let (verdict, wall) = monitors.watch(&backend)?;
-    println!(
-        "{:<44} {:>6.2} s  {verdict}",
-        monitors::NAME,
-        wall.as_secs_f64()
-    );
+    let ended = monitors.watch(&backend)?;
+    note(summary, "NVML monitors", monitors::NAME, &backend, &ended);
+    Ok(())
+}
+
+/// Enters how somebody else's program ended.
+fn note(
+    summary: &mut Summary,
+    step: &'static str,
+    name: &str,
+    backend: &Backend,
+    (verdict, wall): &(Verdict, Duration),
+) {
+    println!("{name:<44} {:>6.2} s  {verdict}", wall.as_secs_f64());
     if matches!(verdict, Verdict::Failed(_)) {
         println!("    backend: {}", backend.last_words());
     }
-    summary.verdict("NVML monitors", monitors::NAME, &verdict, wall);
-    Ok(())
+    summary.verdict(step, name, verdict, *wall);
 }
