@@ -11,7 +11,7 @@ use crate::graph_edges::plain_edges;
 use crate::graph_memory::{cuGraphAddMemAllocNode, cuGraphAddMemFreeNode};
 use crate::{context, event, read, write};
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
 use vgpu_protocol::wire::{self, ConditionalNode, Word};
@@ -158,7 +158,67 @@ pub unsafe fn cuGraphConditionalHandleCreate(
 }
 
 /// Graphs of conditional nodes: arrays that programs may read as long as the node lives.
-static BODIES: LazyLock<Mutex<HashMap<CUgraphNode, Box<[u64]>>>> = LazyLock::new(Mutex::default);
+#[derive(Debug, Default)]
+struct Bodies(HashMap<CUgraphNode, (CUgraph, Box<[u64]>)>);
+
+static BODIES: LazyLock<Mutex<Bodies>> = LazyLock::new(Mutex::default);
+
+/// This process's arrays.
+fn bodies() -> MutexGuard<'static, Bodies> {
+    BODIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bodies {
+    /// Forgets a node, and those in its graphs.
+    fn node_died(&mut self, node: CUgraphNode) {
+        let inner = self.0.remove(&node).map(|(_, bodies)| bodies);
+        for body in inner.unwrap_or_default() {
+            self.graph_died(CUgraph(body));
+        }
+    }
+
+    /// Forgets the nodes of a graph.
+    fn graph_died(&mut self, graph: CUgraph) {
+        let of_graph = self.0.iter().filter(|(_, (of, _))| *of == graph);
+        let nodes: Vec<CUgraphNode> = of_graph.map(|(node, _)| *node).collect();
+        for node in nodes {
+            self.node_died(node);
+        }
+    }
+}
+
+/// `cuGraphDestroy`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphDestroy(graph: CUgraph) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuGraphDestroy::Args {
+        graph: Word::of(graph),
+    };
+    call::call(client, number::cuGraphDestroy, &[args.as_bytes()], &mut [])?;
+    bodies().graph_died(graph);
+    Ok(())
+}
+
+/// `cuGraphDestroyNode`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphDestroyNode(node: CUgraphNode) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuGraphDestroyNode::Args {
+        node: Word::of(node),
+    };
+    call::call(
+        client,
+        number::cuGraphDestroyNode,
+        &[args.as_bytes()],
+        &mut [],
+    )?;
+    bodies().node_died(node);
+    Ok(())
+}
 
 /// Adds a conditional node and tells the program its graphs.
 ///
@@ -176,6 +236,7 @@ unsafe fn add_conditional(
     }
     let conditional = ConditionalNode { handle, kind, size };
     let mut reply = vec![0_u64; 1 + size as usize];
+    let graph = at.graph;
     let at = Place {
         ctx: CUcontext(ctx),
         ..at
@@ -191,12 +252,9 @@ unsafe fn add_conditional(
         )?;
     }
     let added = CUgraphNode(reply[0]);
-    let mut bodies: Box<[u64]> = reply[1..].into();
-    params.words[2] = bodies.as_mut_ptr() as u64;
-    BODIES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(added, bodies);
+    let mut array: Box<[u64]> = reply[1..].into();
+    params.words[2] = array.as_mut_ptr() as u64;
+    bodies().0.insert(added, (graph, array));
     write(node, added)
 }
 
@@ -346,4 +404,30 @@ pub unsafe fn cuGraphExecMemcpyNodeSetParams(
     };
     let number = number::cuGraphExecMemcpyNodeSetParams;
     call::call(client, number, &[args.as_bytes()], &mut [])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_of_bodies_go_with_their_node_and_its_graph() {
+        let mut bodies = Bodies::default();
+        let mut add = |node, graph, inner: &[u64]| {
+            let entry = (CUgraph(graph), inner.into());
+            bodies.0.insert(CUgraphNode(node), entry);
+        };
+        add(10, 1, &[2, 3]);
+        add(20, 2, &[4]);
+        add(40, 4, &[5]);
+        add(11, 1, &[6]);
+        add(90, 9, &[7]);
+        bodies.node_died(CUgraphNode(10));
+        let mut left: Vec<u64> = bodies.0.keys().map(|node| node.0).collect();
+        left.sort_unstable();
+        assert_eq!(left, [11, 90]);
+        bodies.graph_died(CUgraph(1));
+        bodies.graph_died(CUgraph(8));
+        assert_eq!(bodies.0.len(), 1);
+    }
 }
