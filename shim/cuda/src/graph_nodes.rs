@@ -157,34 +157,61 @@ pub unsafe fn cuGraphConditionalHandleCreate(
     write(handle, created)
 }
 
-/// Graphs of conditional nodes: arrays that programs may read as long as the node lives.
+/// A conditional node: its graph, and the graphs that it has, in an array that the program may read as long as the node lives.
+type Body = (CUgraph, Box<[u64]>);
+
+/// Conditional nodes.
 #[derive(Debug, Default)]
-struct Bodies(HashMap<CUgraphNode, (CUgraph, Box<[u64]>)>);
+struct Bodies(HashMap<CUgraphNode, Body>);
 
 static BODIES: LazyLock<Mutex<Bodies>> = LazyLock::new(Mutex::default);
 
-/// This process's arrays.
+/// This process's conditional nodes.
 fn bodies() -> MutexGuard<'static, Bodies> {
     BODIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Bodies {
-    /// Forgets a node, and those in its graphs.
-    fn node_died(&mut self, node: CUgraphNode) {
-        let inner = self.0.remove(&node).map(|(_, bodies)| bodies);
-        for body in inner.unwrap_or_default() {
-            self.graph_died(CUgraph(body));
-        }
+    /// Takes a node out, and those in its graphs.
+    fn take_node(&mut self, node: CUgraphNode) -> Vec<(CUgraphNode, Body)> {
+        let Some(body) = self.0.remove(&node) else {
+            return Vec::new();
+        };
+        let inner: Vec<_> = body
+            .1
+            .iter()
+            .flat_map(|graph| self.take_graph(CUgraph(*graph)))
+            .collect();
+        let mut taken = vec![(node, body)];
+        taken.extend(inner);
+        taken
     }
 
-    /// Forgets the nodes of a graph.
-    fn graph_died(&mut self, graph: CUgraph) {
+    /// Takes the nodes of a graph out.
+    fn take_graph(&mut self, graph: CUgraph) -> Vec<(CUgraphNode, Body)> {
         let of_graph = self.0.iter().filter(|(_, (of, _))| *of == graph);
         let nodes: Vec<CUgraphNode> = of_graph.map(|(node, _)| *node).collect();
-        for node in nodes {
-            self.node_died(node);
-        }
+        nodes
+            .into_iter()
+            .flat_map(|node| self.take_node(node))
+            .collect()
     }
+}
+
+/// Makes a call that ends the nodes `ended`. They are out beforehand, since the driver may give their handles away before
+/// this thread goes on; those that did not end come back.
+fn end(
+    number: u16,
+    args: &[u8],
+    ended: impl FnOnce(&mut Bodies) -> Vec<(CUgraphNode, Body)>,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let ended = ended(&mut bodies());
+    let result = call::call(client, number, &[args], &mut []);
+    if result.is_err() {
+        bodies().0.extend(ended);
+    }
+    result
 }
 
 /// `cuGraphDestroy`.
@@ -192,13 +219,12 @@ impl Bodies {
 /// # Safety
 /// Takes no pointers.
 pub unsafe fn cuGraphDestroy(graph: CUgraph) -> Result<(), CUresult> {
-    let client = client::entered()?;
     let args = wire::cuGraphDestroy::Args {
         graph: Word::of(graph),
     };
-    call::call(client, number::cuGraphDestroy, &[args.as_bytes()], &mut [])?;
-    bodies().graph_died(graph);
-    Ok(())
+    end(number::cuGraphDestroy, args.as_bytes(), |bodies| {
+        bodies.take_graph(graph)
+    })
 }
 
 /// `cuGraphDestroyNode`.
@@ -206,18 +232,12 @@ pub unsafe fn cuGraphDestroy(graph: CUgraph) -> Result<(), CUresult> {
 /// # Safety
 /// Takes no pointers.
 pub unsafe fn cuGraphDestroyNode(node: CUgraphNode) -> Result<(), CUresult> {
-    let client = client::entered()?;
     let args = wire::cuGraphDestroyNode::Args {
         node: Word::of(node),
     };
-    call::call(
-        client,
-        number::cuGraphDestroyNode,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    bodies().node_died(node);
-    Ok(())
+    end(number::cuGraphDestroyNode, args.as_bytes(), |bodies| {
+        bodies.take_node(node)
+    })
 }
 
 /// Adds a conditional node and tells the program its graphs.
@@ -422,12 +442,18 @@ mod tests {
         add(40, 4, &[5]);
         add(11, 1, &[6]);
         add(90, 9, &[7]);
-        bodies.node_died(CUgraphNode(10));
-        let mut left: Vec<u64> = bodies.0.keys().map(|node| node.0).collect();
-        left.sort_unstable();
-        assert_eq!(left, [11, 90]);
-        bodies.graph_died(CUgraph(1));
-        bodies.graph_died(CUgraph(8));
-        assert_eq!(bodies.0.len(), 1);
+        let ended = bodies.take_node(CUgraphNode(10));
+        let names = |bodies: &Bodies| {
+            let mut names: Vec<u64> = bodies.0.keys().map(|node| node.0).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(&bodies), [11, 90]);
+        // An end that failed.
+        bodies.0.extend(ended);
+        assert_eq!(names(&bodies), [10, 11, 20, 40, 90]);
+        assert!(bodies.take_graph(CUgraph(8)).is_empty());
+        assert_eq!(bodies.take_graph(CUgraph(1)).len(), 4);
+        assert_eq!(names(&bodies), [90]);
     }
 }
