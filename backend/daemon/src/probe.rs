@@ -5,14 +5,16 @@ use crate::facts::Facts;
 use crate::options::Device;
 use crate::{host, process};
 use anyhow::{Context, Result, bail};
-use std::io::{Read, Write};
-use std::process::{ExitCode, Stdio};
+use std::io::{self, Read, Write};
+use std::process::{Child, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE};
 use zerocopy::IntoBytes;
 
 /// How long a probe may take: a driver that was not loaded since boot needs seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the end of a process that was killed may take.
+const END: Duration = Duration::from_secs(1);
 /// Longest answer that is read: less than a pipe holds, so that nobody waits for it to be read.
 const ANSWER_BYTES: u64 = 32 << 10;
 
@@ -81,24 +83,37 @@ fn probe(software: bool, quota: u64) -> Result<Facts> {
 /// # Errors
 /// When it fails, with what it said, or takes too long.
 pub fn ask(arguments: &[String], timeout: Duration) -> Result<Vec<u8>> {
-    let mut child = process::own_command()
+    let child = process::own_command()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .context("the driver could not be probed")?;
+    answer_of(child, timeout)
+}
+
+/// Waits until a process is over.
+fn end_of(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + timeout;
-    let status = loop {
+    loop {
         if let Some(status) = child.try_wait()? {
-            break status;
+            return Ok(Some(status));
         }
         if Instant::now() > deadline {
-            // Its result is of no use any more, whether or not it can be ended.
-            let _ = child.kill();
-            bail!("the driver did not answer within {timeout:?}");
+            return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn answer_of(mut child: Child, timeout: Duration) -> Result<Vec<u8>> {
+    let Some(status) = end_of(&mut child, timeout)? else {
+        // Its result is of no use any more. It is waited for, so that nothing is left of it; one that hangs in the kernel
+        // cannot be ended, and stays.
+        let _ = child.kill();
+        let _ = end_of(&mut child, END);
+        bail!("the driver did not answer within {timeout:?}");
     };
     let mut bytes = Vec::new();
     if let Some(output) = child.stdout.take() {
@@ -115,4 +130,37 @@ pub fn ask(arguments: &[String], timeout: Duration) -> Result<Vec<u8>> {
         );
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn shell(script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn one_that_takes_too_long_is_ended_and_nothing_is_left_of_it() {
+        let slow = shell("exec sleep 60");
+        let process = format!("/proc/{}", slow.id());
+        let error = answer_of(slow, Duration::from_millis(20)).unwrap_err();
+        assert!(error.to_string().contains("did not answer"), "{error}");
+        assert!(!std::path::Path::new(&process).exists());
+    }
+
+    #[test]
+    fn an_answer_or_what_a_failing_one_said_is_given() {
+        let limit = Duration::from_secs(60);
+        assert_eq!(answer_of(shell("echo 7"), limit).unwrap(), b"7\n");
+        for (script, said) in [("echo why; exit 1", "why"), ("exit 1", "its probe died")] {
+            assert_eq!(
+                answer_of(shell(script), limit).unwrap_err().to_string(),
+                said
+            );
+        }
+    }
 }

@@ -408,6 +408,7 @@ impl Server {
                 None => {
                     // Those who wait are disconnected when their time is over.
                     self.looking = false;
+                    self.asking.clear();
                 }
             }
         }

@@ -7,11 +7,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use vgpu_channel::shm::{PAGE_BYTES, View, map_page};
+use vgpu_channel::shm::{View, map_sealed};
 use vgpu_protocol::cuda::{CUDA_MEMCPY3D, CUresult};
 use vgpu_protocol::number::{call, internal};
 use vgpu_protocol::wire::{self, CopyIn, CopyOut};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of the page.
+const PAGE_BYTES: usize = 4096;
 
 /// The page's words, in this order; all but the last three only grow.
 #[repr(C)]
@@ -78,7 +81,7 @@ impl Counts {
     /// # Errors
     /// When it is no such page.
     pub fn map(file: BorrowedFd<'_>) -> io::Result<Self> {
-        map_page(file).map(Self)
+        map_sealed(file, PAGE_BYTES).map(Self)
     }
 
     /// A page that nobody else sees.

@@ -166,9 +166,12 @@ fn fetch(call: &Call<'_>, place: Blob) -> Result<Image, CUresult> {
         .copy_out(place.addr, &mut bytes)
         .map_err(|_| CUresult::INVALID_VALUE)?;
     let image = Image::new(bytes)?;
-    let printers = Printers::of(&image, &call.worker.archs);
-    if call.worker.printing.loaded(printers) {
-        call.worker.require_real_sync();
+    // Never taken back, so further images need no look.
+    if !call.worker.real_sync() {
+        let printers = Printers::of(&image, &call.worker.archs);
+        if call.worker.printing.loaded(printers) {
+            call.worker.require_real_sync();
+        }
     }
     Ok(image)
 }

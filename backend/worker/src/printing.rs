@@ -124,11 +124,14 @@ impl Printing {
             return true;
         };
         let mut names = self.names();
-        if kernels.iter().any(|name| name.len() > MAX_NAME) {
+        // Names of images that were unloaded stay, so what does not fit is not kept either.
+        if kernels.iter().any(|name| name.len() > MAX_NAME)
+            || names.len() + kernels.difference(&names).count() > MAX_NAMES
+        {
             return true;
         }
         names.extend(kernels);
-        names.len() > MAX_NAMES
+        false
     }
 
     /// Whether a kernel of this name prints.
@@ -283,5 +286,19 @@ mod tests {
         assert!(!printing.loaded(Printers::Kernels(kernels)));
         assert!(printing.any() && printing.prints(b"loud") && !printing.prints(b"quiet"));
         assert!(printing.loaded(Printers::Any));
+    }
+
+    #[test]
+    fn only_so_many_names_are_kept_however_many_images_are_loaded() {
+        let printing = Printing::default();
+        let name = |number: usize| number.to_le_bytes().to_vec();
+        let some = |from: usize| (from..from + MAX_NAMES / 2 + 1).map(name).collect();
+        assert!(!printing.loaded(Printers::Kernels(some(0))));
+        for image in 1..4 {
+            assert!(printing.loaded(Printers::Kernels(some(image * MAX_NAMES))));
+        }
+        assert!(printing.names().len() <= MAX_NAMES);
+        let long = BTreeSet::from([vec![b'x'; MAX_NAME + 1]]);
+        assert!(printing.loaded(Printers::Kernels(long)));
     }
 }

@@ -11,7 +11,7 @@ use crate::graph_edges::plain_edges;
 use crate::graph_memory::{cuGraphAddMemAllocNode, cuGraphAddMemFreeNode};
 use crate::{context, event, read, write};
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
 use vgpu_protocol::wire::{self, ConditionalNode, Word};
@@ -157,8 +157,88 @@ pub unsafe fn cuGraphConditionalHandleCreate(
     write(handle, created)
 }
 
-/// Graphs of conditional nodes: arrays that programs may read as long as the node lives.
-static BODIES: LazyLock<Mutex<HashMap<CUgraphNode, Box<[u64]>>>> = LazyLock::new(Mutex::default);
+/// A conditional node: its graph, and the graphs that it has, in an array that the program may read as long as the node lives.
+type Body = (CUgraph, Box<[u64]>);
+
+/// Conditional nodes.
+#[derive(Debug, Default)]
+struct Bodies(HashMap<CUgraphNode, Body>);
+
+static BODIES: LazyLock<Mutex<Bodies>> = LazyLock::new(Mutex::default);
+
+/// This process's conditional nodes.
+fn bodies() -> MutexGuard<'static, Bodies> {
+    BODIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bodies {
+    /// Takes a node out, and those in its graphs.
+    fn take_node(&mut self, node: CUgraphNode) -> Vec<(CUgraphNode, Body)> {
+        let Some(body) = self.0.remove(&node) else {
+            return Vec::new();
+        };
+        let inner: Vec<_> = body
+            .1
+            .iter()
+            .flat_map(|graph| self.take_graph(CUgraph(*graph)))
+            .collect();
+        let mut taken = vec![(node, body)];
+        taken.extend(inner);
+        taken
+    }
+
+    /// Takes the nodes of a graph out.
+    fn take_graph(&mut self, graph: CUgraph) -> Vec<(CUgraphNode, Body)> {
+        let of_graph = self.0.iter().filter(|(_, (of, _))| *of == graph);
+        let nodes: Vec<CUgraphNode> = of_graph.map(|(node, _)| *node).collect();
+        nodes
+            .into_iter()
+            .flat_map(|node| self.take_node(node))
+            .collect()
+    }
+}
+
+/// Makes a call that ends the nodes `ended`. They are out beforehand, since the driver may give their handles away before
+/// this thread goes on; those that did not end come back.
+fn end(
+    number: u16,
+    args: &[u8],
+    ended: impl FnOnce(&mut Bodies) -> Vec<(CUgraphNode, Body)>,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let ended = ended(&mut bodies());
+    let result = call::call(client, number, &[args], &mut []);
+    if result.is_err() {
+        bodies().0.extend(ended);
+    }
+    result
+}
+
+/// `cuGraphDestroy`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphDestroy(graph: CUgraph) -> Result<(), CUresult> {
+    let args = wire::cuGraphDestroy::Args {
+        graph: Word::of(graph),
+    };
+    end(number::cuGraphDestroy, args.as_bytes(), |bodies| {
+        bodies.take_graph(graph)
+    })
+}
+
+/// `cuGraphDestroyNode`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuGraphDestroyNode(node: CUgraphNode) -> Result<(), CUresult> {
+    let args = wire::cuGraphDestroyNode::Args {
+        node: Word::of(node),
+    };
+    end(number::cuGraphDestroyNode, args.as_bytes(), |bodies| {
+        bodies.take_node(node)
+    })
+}
 
 /// Adds a conditional node and tells the program its graphs.
 ///
@@ -176,6 +256,7 @@ unsafe fn add_conditional(
     }
     let conditional = ConditionalNode { handle, kind, size };
     let mut reply = vec![0_u64; 1 + size as usize];
+    let graph = at.graph;
     let at = Place {
         ctx: CUcontext(ctx),
         ..at
@@ -191,12 +272,9 @@ unsafe fn add_conditional(
         )?;
     }
     let added = CUgraphNode(reply[0]);
-    let mut bodies: Box<[u64]> = reply[1..].into();
-    params.words[2] = bodies.as_mut_ptr() as u64;
-    BODIES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(added, bodies);
+    let mut array: Box<[u64]> = reply[1..].into();
+    params.words[2] = array.as_mut_ptr() as u64;
+    bodies().0.insert(added, (graph, array));
     write(node, added)
 }
 
@@ -346,4 +424,36 @@ pub unsafe fn cuGraphExecMemcpyNodeSetParams(
     };
     let number = number::cuGraphExecMemcpyNodeSetParams;
     call::call(client, number, &[args.as_bytes()], &mut [])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_of_bodies_go_with_their_node_and_its_graph() {
+        let mut bodies = Bodies::default();
+        let mut add = |node, graph, inner: &[u64]| {
+            let entry = (CUgraph(graph), inner.into());
+            bodies.0.insert(CUgraphNode(node), entry);
+        };
+        add(10, 1, &[2, 3]);
+        add(20, 2, &[4]);
+        add(40, 4, &[5]);
+        add(11, 1, &[6]);
+        add(90, 9, &[7]);
+        let ended = bodies.take_node(CUgraphNode(10));
+        let names = |bodies: &Bodies| {
+            let mut names: Vec<u64> = bodies.0.keys().map(|node| node.0).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(&bodies), [11, 90]);
+        // An end that failed.
+        bodies.0.extend(ended);
+        assert_eq!(names(&bodies), [10, 11, 20, 40, 90]);
+        assert!(bodies.take_graph(CUgraph(8)).is_empty());
+        assert_eq!(bodies.take_graph(CUgraph(1)).len(), 4);
+        assert_eq!(names(&bodies), [90]);
+    }
 }

@@ -44,18 +44,12 @@ impl Permits {
     ///
     /// `InvalidInput` for a page that is not what it should be; the system's error.
     pub fn open(file: BorrowedFd<'_>, count: u32, holder: u32) -> io::Result<Permits> {
-        let refuse = || io::Error::from(io::ErrorKind::InvalidInput);
         if count == 0 || count > MAX_PERMITS || holder == 0 {
-            return Err(refuse());
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         let count = count as usize;
-        let stat = rustix::fs::fstat(file)?;
-        let fits = usize::try_from(stat.st_size).is_ok_and(|size| size >= count * STRIDE);
-        if !fits || !rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
-            return Err(refuse());
-        }
         Ok(Permits {
-            page: shm::map_anywhere(file, (count * STRIDE) as u64)?,
+            page: shm::map_sealed(file, count * STRIDE)?,
             count,
             holder,
         })

@@ -375,52 +375,6 @@ pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
-/// Bytes of a file for [`map_page`].
-pub const PAGE_BYTES: usize = 4096;
-
-/// A mapped page; unmapped on drop.
-struct MappedPage(*mut c_void);
-
-// SAFETY: only an address and the duty to unmap it; the bytes are reached through views.
-unsafe impl Send for MappedPage {}
-// SAFETY: as above.
-unsafe impl Sync for MappedPage {}
-
-impl Drop for MappedPage {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `map_page` with this length; every view that pointed here kept `self` alive.
-        let _ = unsafe { rustix::mm::munmap(self.0, PAGE_BYTES) };
-    }
-}
-
-/// Maps the first page of a memory file, anywhere: for words that two processes share apart from a channel's segments. The
-/// file must be sealed against shrinking, as [`crate::segment`] demands of its own.
-///
-/// # Errors
-/// The system's error, or that the file is too short or not sealed.
-pub fn map_page(file: BorrowedFd<'_>) -> io::Result<View> {
-    let seals = rustix::fs::fcntl_get_seals(file)?;
-    let size = rustix::fs::fstat(file)?.st_size;
-    if !seals.contains(rustix::fs::SealFlags::SHRINK) || size < PAGE_BYTES as i64 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new map at an address that the kernel chooses.
-    let base = unsafe {
-        rustix::mm::mmap(
-            core::ptr::null_mut(),
-            PAGE_BYTES,
-            protection,
-            MapFlags::SHARED,
-            file,
-            0,
-        )?
-    };
-    let page = Arc::new(MappedPage(base));
-    // SAFETY: a page at `base`, readable and writable until `page` is dropped; no reference to its bytes is made.
-    Ok(unsafe { View::new(base.cast(), PAGE_BYTES, page) })
-}
-
 /// Address space held without memory behind it (`PROT_NONE`, no reserve); given back on drop.
 #[derive(Debug)]
 pub struct Reserved {
@@ -577,6 +531,22 @@ pub(crate) fn map_anywhere(fd: BorrowedFd<'_>, len: u64) -> io::Result<View> {
     });
     // SAFETY: mapped just above, readable and writable, until `keep` is dropped; no reference to it exists.
     Ok(unsafe { View::new(at.cast(), size, keep) })
+}
+
+/// Maps the first `len` bytes of a memory file, for words that processes share apart from a channel's segments. The file must
+/// be sealed against shrinking, as [`crate::segment`] demands of its own.
+///
+/// # Errors
+///
+/// `InvalidInput` for a file that is too short or not sealed; the system's error.
+pub fn map_sealed(file: BorrowedFd<'_>, len: usize) -> io::Result<View> {
+    let seals = rustix::fs::fcntl_get_seals(file)?;
+    let size = rustix::fs::fstat(file)?.st_size;
+    let fits = usize::try_from(size).is_ok_and(|size| size >= len);
+    if !fits || !seals.contains(rustix::fs::SealFlags::SHRINK) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    map_anywhere(file, len as u64)
 }
 
 /// Where the kernel would place the next map of `len` bytes that names no address.

@@ -254,7 +254,7 @@ macro_rules! cuda_calls {
         202 local/guest/safe hand/none cuThreadExchangeStreamCaptureMode @10010 (mode: raw *mut u32);
         // Graphs.
         203 call/issuer/safe auto/auto cuGraphCreate @10000 (graph: new CUgraph, flags: val u32);
-        204 call/lane/safe auto/auto cuGraphDestroy @10000 (graph: end CUgraph);
+        204 call/lane/safe hand/auto cuGraphDestroy @10000 (graph: end CUgraph);
         205 call/lane/safe auto/auto cuGraphClone @10000 (clone: new CUgraph, graph: live CUgraph);
         206 call/lane/unsafe hand/auto cuGraphInstantiateWithFlags @11040 (exec: new CUgraphExec, graph: live CUgraph, flags: val u64);
         207 call/lane/unsafe hand/hand cuGraphInstantiateWithParams @12000 | cuGraphInstantiateWithParams_ptsz @12000 (exec: new CUgraphExec, graph: live CUgraph, params: raw *mut CUDA_GRAPH_INSTANTIATE_PARAMS);
@@ -267,7 +267,7 @@ macro_rules! cuda_calls {
         214 call/lane/safe hand/hand cuGraphGetRootNodes @10000 (graph: live CUgraph, nodes: raw *mut CUgraphNode, count: raw *mut usize);
         215 call/lane/safe hand/hand cuGraphGetEdges @10000 (graph: live CUgraph, from: raw *mut CUgraphNode, to: raw *mut CUgraphNode, count: raw *mut usize);
         216 call/issuer/safe auto/auto cuGraphNodeGetType @10000 (node: val CUgraphNode, kind: out u32);
-        217 call/issuer/safe auto/auto cuGraphDestroyNode @10000 (node: val CUgraphNode);
+        217 call/issuer/safe hand/auto cuGraphDestroyNode @10000 (node: val CUgraphNode);
         218 call/issuer/safe hand/hand cuGraphAddEmptyNode @10000 (node: out CUgraphNode, graph: live CUgraph, dependencies: raw *const CUgraphNode, count: val usize);
         219 call/lane/safe hand/hand cuGraphAddKernelNode_v2 @12000 (node: out CUgraphNode, graph: live CUgraph, dependencies: raw *const CUgraphNode, count: val usize, params: raw *const CUDA_KERNEL_NODE_PARAMS);
         220 call/lane/safe hand/hand cuGraphAddMemcpyNode @10000 (node: out CUgraphNode, graph: live CUgraph, dependencies: raw *const CUgraphNode, count: val usize, copy: raw *const CUDA_MEMCPY3D, ctx: raw CUcontext);

@@ -1,10 +1,10 @@
 //! Asking the daemons of this machine: each answers at an abstract socket of its own.
 
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// How the sockets' names begin, a process id behind it.
@@ -79,7 +79,7 @@ pub fn all() -> Vec<Document> {
     let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
     names(&String::from_utf8_lossy(&sockets))
         .iter()
-        .filter_map(|name| ask(name))
+        .filter_map(|name| ask(name, LIMIT))
         .collect()
 }
 
@@ -101,15 +101,20 @@ fn names(sockets: &str) -> Vec<String> {
     names
 }
 
-fn ask(name: &str) -> Option<Document> {
-    let address = SocketAddr::from_abstract_name(name).ok()?;
-    let mut stream = UnixStream::connect_addr(&address).ok()?;
+fn ask(name: &str, limit: Duration) -> Option<Document> {
+    let deadline = Instant::now() + limit;
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
+    let kind = SocketType::STREAM;
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).ok()?;
+    // A connection waits for a listener that does not accept as long as a send may wait.
+    set_socket_timeout(&socket, Timeout::Send, Some(limit)).ok()?;
+    connect(&socket, &address).ok()?;
+    let mut stream = UnixStream::from(socket);
     // Anybody can take such a name: only root and this user are believed.
     let peer = socket_peercred(&stream).ok()?.uid;
     if !peer.is_root() && peer != rustix::process::geteuid() {
         return None;
     }
-    let deadline = Instant::now() + LIMIT;
     let mut text = Vec::new();
     let mut buffer = [0; 16 << 10];
     loop {
@@ -143,5 +148,22 @@ mod tests {
             0000: 00000002 00000000 00010000 0001 01 5\n";
         assert_eq!(names(sockets), ["vgpu-top-12"]);
         assert!(names("").is_empty());
+    }
+
+    #[test]
+    fn a_socket_that_nobody_answers_at_holds_nobody_up() {
+        let name = format!("vgpu-top-test-{}", std::process::id());
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        let kind = SocketType::STREAM;
+        let socket = || socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let listener = socket();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let limit = Duration::from_millis(50);
+        let begun = Instant::now();
+        // The first is connected and not answered, and stays in the queue, which is full then.
+        assert!(ask(&name, limit).is_none());
+        assert!(ask(&name, limit).is_none());
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 }
