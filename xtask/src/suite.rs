@@ -71,6 +71,9 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
             let part = options.program.as_ref();
             part.is_none_or(|part| program.name.contains(part.as_str()))
         })?;
+        if built.programs.is_empty() {
+            bail!("no CUDA program has a name like that");
+        }
         if everything || !options.guest {
             cuda_programs(&mut summary, &dist, options, &built)?;
         }
