@@ -181,11 +181,11 @@ fn end<T: Handle>(
 ) -> Result<Entry, CUresult> {
     let word = handle.to_word();
     let entry = call.worker.live.remove(T::KIND, word).ok_or(T::UNKNOWN)?;
-    if let Err(error) = call.result(destroy(handle)) {
+    let destroy = || call.result(destroy(handle));
+    if let Err(error) = call.worker.quota.freeing(word, destroy) {
         call.worker.live.enter(T::KIND, word, entry);
         return Err(error);
     }
-    call.worker.quota.release(word);
     Ok(entry)
 }
 

@@ -99,9 +99,8 @@ pub fn free(call: &mut Call<'_>) -> Outcome {
     call.worker.device_address(dptr.0)?;
     let function = call.driver().cuMemFree_v2.ok_or(CUresult::NOT_SUPPORTED)?;
     // SAFETY: a plain address, which the driver looks up.
-    call.result(unsafe { function(dptr) })?;
-    call.worker.quota.release(dptr.0);
-    Ok(())
+    let free = || call.result(unsafe { function(dptr) });
+    call.worker.quota.freeing(dptr.0, free)
 }
 
 /// `cuMemGetInfo_v2`, clipped to the quota.
@@ -190,9 +189,8 @@ pub fn free_async(call: &mut Call<'_>) -> Outcome {
         .cuMemFreeAsync
         .ok_or(CUresult::NOT_SUPPORTED)?;
     // SAFETY: a plain address, which the driver looks up; the stream is live.
-    call.result(unsafe { function(dptr, stream) })?;
-    call.worker.quota.release(dptr.0);
-    Ok(())
+    let free = || call.result(unsafe { function(dptr, stream) });
+    call.worker.quota.freeing(dptr.0, free)
 }
 
 /// Whether memory would be managed or the host's: pages of this process, which the client would take

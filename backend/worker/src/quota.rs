@@ -84,6 +84,23 @@ impl Quota {
         Some(bytes)
     }
 
+    /// Has `free` end the allocation `key`, and gives its charge back if that succeeds. Meanwhile the charge has no key: the
+    /// driver may hand the same one out to another thread before `free` returns.
+    ///
+    /// # Errors
+    /// Those of `free`; the allocation is charged then as before.
+    pub fn freeing<E>(&self, key: u64, free: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let charge = lock(&self.held).sizes.remove(&key);
+        let freed = free();
+        if let Some((bytes, ctx)) = charge {
+            match freed {
+                Ok(()) => self.give_back(bytes),
+                Err(_) => self.keep(key, bytes, ctx),
+            }
+        }
+        freed
+    }
+
     fn show(&self, held: &Held) {
         self.figures.set(Word::MemoryUsed, held.used);
     }
@@ -115,6 +132,24 @@ mod tests {
         assert_eq!(quota.charge(50), Ok(()));
         assert_eq!(quota.release(1), None);
         assert_eq!(quota.release(2), Some(50));
+    }
+
+    #[test]
+    fn a_key_that_is_given_out_again_while_it_is_freed_keeps_its_new_charge() {
+        let quota = Quota::new(100, Counts::private());
+        assert_eq!(quota.charge(60), Ok(()));
+        quota.keep(7, 60, 1);
+        let freed = quota.freeing(7, || {
+            assert_eq!(quota.charge(30), Ok(()));
+            quota.keep(7, 30, 1);
+            Ok::<_, CUresult>(())
+        });
+        assert_eq!(freed, Ok(()));
+        assert_eq!(quota.clip_free(100), 70);
+        let refused = quota.freeing(7, || Err(CUresult::INVALID_VALUE));
+        assert_eq!(refused, Err(CUresult::INVALID_VALUE));
+        assert_eq!(quota.clip_free(100), 70);
+        assert_eq!(quota.release(7), Some(30));
     }
 
     #[test]
