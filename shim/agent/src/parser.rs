@@ -34,8 +34,9 @@ const ASKING: Duration = Duration::from_secs(11);
 const BEGINNING: Duration = Duration::from_secs(10);
 /// Connections taken per turn.
 const ACCEPTS: usize = 16;
-/// Connections beyond the limits that are heard out before they are refused.
-const MAX_SURPLUS: usize = 64;
+/// Connections, more than there may be clients, that have not said yet that they want a channel, or never do: those of
+/// questions, and those that a limit will refuse.
+const MAX_UNHEARD: usize = 64;
 /// How long not to accept when descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest sleep of the loop.
@@ -58,7 +59,13 @@ struct Client {
     pidfd: Option<OwnedFd>,
     socket: Socket,
     stage: Stage,
-    surplus: bool,
+}
+
+impl Client {
+    /// Whether it has a channel or is about to: what the limits count.
+    fn has_channel(&self) -> bool {
+        matches!(self.stage, Stage::Opening { .. } | Stage::Serving { .. })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -286,22 +293,20 @@ impl Parser {
             return;
         }
         let user = peer.uid.as_raw();
-        let count = |surplus: bool, user: Option<u32>| {
+        let unheard = |user: Option<u32>| {
             self.clients
                 .values()
                 .filter(|client| {
-                    client.surplus == surplus && user.is_none_or(|user| client.user == user)
+                    !client.has_channel() && user.is_none_or(|user| client.user == user)
                 })
                 .count()
         };
-        let surplus = count(false, None) >= self.limits.clients
-            || count(false, Some(user)) >= self.limits.per_user;
-        if surplus {
-            tracing::warn!("user {user}: refused: too many clients");
-            if count(true, None) >= MAX_SURPLUS {
-                refuse(&socket, LinkStatus::Busy);
-                return;
-            }
+        if unheard(None) >= self.limits.clients + MAX_UNHEARD
+            || unheard(Some(user)) >= self.limits.per_user + MAX_UNHEARD
+        {
+            tracing::warn!("user {user}: refused: too many connections");
+            refuse(&socket, LinkStatus::Busy);
+            return;
         }
         // Processes of other namespaces have no number here, and then only their socket tells.
         let pidfd = pidfd_open(peer.pid, PidfdFlags::empty()).ok();
@@ -321,9 +326,15 @@ impl Parser {
                 stage: Stage::Greeting {
                     deadline: heard + HELLO_TIMEOUT,
                 },
-                surplus,
             },
         );
+    }
+
+    /// Whether one more channel for `user` would be one too many.
+    fn too_many(&self, user: u32) -> bool {
+        let channels = self.clients.values().filter(|client| client.has_channel());
+        let of_user = channels.clone().filter(|client| client.user == user);
+        channels.count() >= self.limits.clients || of_user.count() >= self.limits.per_user
     }
 
     fn tell(&mut self, kind: u32, id: u64, change: impl FnOnce(&mut ToMapper)) {
@@ -369,7 +380,10 @@ impl Parser {
         let refusal = match first {
             _ if !self.mapper_here => Some(LinkStatus::NoDevice),
             // A question takes nothing, so it does not count.
-            First::Hello(_) if client.surplus => Some(LinkStatus::Busy),
+            First::Hello(_) if self.too_many(user) => {
+                tracing::warn!("user {user}: refused: too many clients");
+                Some(LinkStatus::Busy)
+            }
             _ => None,
         };
         if let Some(status) = refusal {

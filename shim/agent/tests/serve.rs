@@ -548,6 +548,26 @@ fn a_question_is_passed_on_and_takes_no_channel() {
 }
 
 #[test]
+fn questions_that_wait_keep_no_program_out() {
+    let agent = Agent::new(false);
+    agent.host.plan(|plan| plan.hold_questions = true);
+    // More than a user may have channels.
+    let asking: Vec<_> = (0..6)
+        .map(|_| {
+            let path = agent.path.clone();
+            std::thread::spawn(move || ask(&path, &Query::new(2, 0, 0), WAIT))
+        })
+        .collect();
+    agent.host.expect("asked", 6);
+    let program = Program::start(&agent.path);
+    check_marks(&program.control, 1);
+    agent.host.fail();
+    for thread in asking {
+        assert!(thread.join().unwrap().is_err());
+    }
+}
+
+#[test]
 fn questions_of_a_lost_session_are_answered() {
     let agent = Agent::new(false);
     agent.host.plan(|plan| plan.hold_questions = true);
