@@ -68,6 +68,7 @@ fn the_device_says_what_it_is() {
 
 #[test]
 fn two_devices_have_contexts_pools_and_names_of_their_own() {
+    let _turn = PRIMARY.lock().expect("no panic");
     std::thread::spawn(|| {
         let mut seen = Vec::new();
         for ordinal in 0..2 {
