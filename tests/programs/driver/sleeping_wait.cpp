@@ -56,23 +56,24 @@ int main(int argc, char **argv) {
         // NVIDIA's own driver spins for ever where nothing was said.
         if (!spins || !on_native_driver()) REQUIRE(burnt < 0.1 * waited, "way %u burnt %.3f s of processor time in %.3f s", way, burnt, waited);
     }
-    // Waits so short that a thread that may spin spins through them: where the context says sleep, or the event does in a
-    // context that says nothing, they burn next to nothing either.
+    // Waits so short that a thread that may spin would burn half of them (it spins for 8 ms): where the context says sleep, or
+    // the event does in a context that says nothing, they burn next to nothing either.
     CUevent sleeper;
     CU(cuEventCreate(&sleeper, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING));
-    const double before = cpu_seconds();
-    double waited = 0;
-    for (unsigned i = 0; i < 60; ++i) {
-        CU(cuLaunchHostFunc(stream, [](void *) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); }, nullptr));
+    double waited = 0, burnt = 0;
+    for (unsigned i = 0; i < 40; ++i) {
+        CU(cuLaunchHostFunc(stream, [](void *) { std::this_thread::sleep_for(std::chrono::milliseconds(15)); }, nullptr));
         CU(cuEventRecord(sleeper, stream));
+        // The wait alone: what was called before it may have spun for its answer.
+        const double before = cpu_seconds();
         const auto start = std::chrono::steady_clock::now();
         if (spins)
             CU(cuEventSynchronize(sleeper));
         else
             CU(cuStreamSynchronize(stream));
         waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        burnt += cpu_seconds() - before;
     }
-    const double burnt = cpu_seconds() - before;
     REQUIRE(burnt < 0.1 * waited, "short waits burnt %.3f s of processor time in %.3f s", burnt, waited);
     CU(cuMemcpyDtoH(&host, word, 4));
     REQUIRE(host == 5, "the work gave %u, not 5", host);
