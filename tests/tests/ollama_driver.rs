@@ -52,6 +52,10 @@ fn a_driver_without_one_symbol() {
 fn faulty_driver(installation: &Installation, fault: &str) -> PathBuf {
     let folder = installation.path("driver");
     std::fs::create_dir(&folder).expect("made");
+    // A shim of its own that stands before it in every list of mappings.
+    let shim = installation.path("a-shim/libcuda.so.1");
+    std::fs::create_dir(installation.path("a-shim")).expect("made");
+    std::fs::copy(parts().library_folder.join("libcuda.so.1"), &shim).expect("copied");
     let names = [
         "cuDeviceGet",
         "cuDeviceGetAttribute",
@@ -93,7 +97,7 @@ fn faulty_driver(installation: &Installation, fault: &str) -> PathBuf {
             if (!strcmp(n, \"cuGetExportTable\")) *p = cuGetExportTable;\n\
             if (!strcmp(n, \"cuGetProcAddress\")) *p = cuGetProcAddress_v2;\n\
             return r; }}\n",
-        parts().library_folder.join("libcuda.so.1").display()
+        shim.display()
     );
     for name in names {
         source.push_str(&format!(

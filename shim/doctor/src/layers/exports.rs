@@ -93,14 +93,20 @@ fn consumer(path: &Path, setting: &Setting, winner: Option<&Path>, report: &mut 
     let outcome = child::run::<Loaded>(&setting.within(LIMIT), &request);
     match &outcome.answer {
         Some(loaded @ Loaded { error: None, .. }) => {
-            other_driver(path, loaded.file("libcuda.so"), winner, report);
+            other_driver(path, loaded.driver.as_deref(), winner, report);
             report.ok(
                 Layer::Exports,
                 format!(
                     "{shown} loads, with {}",
-                    ["libcuda.so", "libcudart.so", "libcublas.so"]
-                        .iter()
-                        .filter_map(|name| loaded.file(name))
+                    loaded
+                        .driver
+                        .as_deref()
+                        .into_iter()
+                        .chain(
+                            ["libcudart.so", "libcublas.so"]
+                                .iter()
+                                .filter_map(|name| loaded.file(name))
+                        )
                         .collect::<Vec<_>>()
                         .join(", ")
                 ),

@@ -59,7 +59,7 @@ fn winner(outcome: &Outcome<Loaded>) -> Option<PathBuf> {
         .answer
         .as_ref()
         .filter(|loaded| loaded.error.is_none())?;
-    loaded.file("libcuda.so").map(PathBuf::from)
+    loaded.driver.as_deref().map(PathBuf::from)
 }
 
 fn describe(path: &Path, report: &mut Report) {

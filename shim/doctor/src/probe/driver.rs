@@ -1,6 +1,6 @@
 //! The driver API, asked for what libcudart asks at initialisation.
 
-use super::library::{mapped, open};
+use super::library::{open, taken};
 use super::step;
 use crate::report::Device;
 use libloading::os::unix::Library;
@@ -63,7 +63,7 @@ pub fn ask(name: &str) -> Answer {
             return answer;
         }
     };
-    answer.file = mapped("libcuda.so");
+    answer.file = taken(name);
     if let Err(failed) = initialise(&library, &mut answer) {
         answer.failed = Some(failed);
     }

@@ -3,18 +3,21 @@
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::ffi::{CStr, c_char};
 
 /// The result of a load.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Loaded {
     /// The loader's own message if it refused.
     pub error: Option<String>,
+    /// The file that is this process's `libcuda.so.1` now.
+    pub driver: Option<String>,
     /// Files that are mapped now.
     pub files: Vec<String>,
 }
 
 impl Loaded {
-    /// The mapped file that this name led to, by its beginning (`libcuda.so`).
+    /// The first mapped file whose name begins so (`libcudart.so`); where several can be mapped, [`taken`] tells which.
     #[must_use]
     pub fn file(&self, prefix: &str) -> Option<&str> {
         self.files
@@ -60,11 +63,38 @@ pub fn load(name: &str) -> Loaded {
     let library = open(name);
     let loaded = Loaded {
         error: library.as_ref().err().cloned(),
+        driver: taken("libcuda.so.1"),
         files: mapped_files(),
     };
     // Unloading is no part of the question and could crash.
     std::mem::forget(library);
     loaded
+}
+
+/// The beginning of `struct link_map` (`<link.h>`).
+#[repr(C)]
+struct LinkMap {
+    address: usize,
+    name: *const c_char,
+}
+
+/// The file that the loader has for this name in this process, if it is loaded. A driver may have loaded another of the
+/// same name privately, so the list of mappings does not tell.
+#[must_use]
+pub fn taken(name: &str) -> Option<String> {
+    let handle = open_with(name, RTLD_NOW | RTLD_LOCAL | libc::RTLD_NOLOAD)
+        .ok()?
+        .into_raw();
+    let mut map: *const LinkMap = std::ptr::null();
+    // SAFETY: the handle is open, and RTLD_DI_LINKMAP stores one pointer to a link map that lives as long as it; its
+    // name is a text of the loader's. The handle is closed last.
+    unsafe {
+        let found = libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0
+            && !map.is_null();
+        let file = found.then(|| CStr::from_ptr((*map).name).to_string_lossy().into_owned());
+        libc::dlclose(handle);
+        file
+    }
 }
 
 /// The files mapped into this process.
@@ -80,6 +110,9 @@ pub fn mapped_files() -> Vec<String> {
 /// The mapped file whose name begins so.
 pub fn mapped(prefix: &str) -> Option<String> {
     let files = mapped_files();
-    let loaded = Loaded { error: None, files };
+    let loaded = Loaded {
+        files,
+        ..Loaded::default()
+    };
     loaded.file(prefix).map(str::to_owned)
 }

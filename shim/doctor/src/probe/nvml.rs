@@ -1,7 +1,7 @@
 //! NVML as Ollama's runners use it: loaded, initialised, asked, shut down and unloaded, again and again.
 
 use super::driver::{MISSING, call, until_nul};
-use super::library::{mapped, open_with};
+use super::library::{open_with, taken};
 use super::step;
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ pub fn ask(name: &str, uuid: Option<&str>) -> Answer {
             }
         };
         if round == 0 {
-            answer.file = mapped("libnvidia-ml.so");
+            answer.file = taken(name);
             answer.missing = missing(&library);
         }
         if let Err(failed) = query(&library, uuid, &mut answer) {

@@ -1,7 +1,7 @@
 //! A real libcudart, asked for its devices: everything between a program and the driver is in play.
 
 use super::driver::{call, until_nul, uuid_text};
-use super::library::{mapped, open_with};
+use super::library::{mapped, open_with, taken};
 use super::step;
 use crate::report::Device;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -64,7 +64,7 @@ pub fn ask(path: &str) -> Answer {
         (*mut c_int),
         (&raw mut answer.runtime_version)
     );
-    answer.driver_file = mapped("libcuda.so");
+    answer.driver_file = taken("libcuda.so.1");
     std::mem::forget(library);
     answer
 }
