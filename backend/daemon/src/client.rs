@@ -9,6 +9,7 @@
 //! | serving | requests, or either side's end | |
 //! | ending | the worker's death | |
 
+use crate::exchange::{Domain, Exchange};
 use crate::facts::{Board, Facts};
 use crate::peers::Peer;
 use crate::process::Worker;
@@ -99,6 +100,8 @@ pub struct Terms {
     pub level: crate::options::LogLevel,
     /// Where clients are entered for the operator.
     pub registry: Registry,
+    /// What clients share with each other.
+    pub exchange: Exchange,
     /// What may be asked without a channel.
     pub facts: Arc<Facts>,
     /// The last look at the host's memory.
@@ -303,18 +306,21 @@ impl Client {
             .registry
             .prepare(origin)
             .and_then(|page| {
+                let (member, exchange) = terms.exchange.join(Domain::User(self.peer.user))?;
                 Ok((
-                    Worker::start(&hello, cache.as_deref(), terms.level, seat)?,
+                    Worker::start(&hello, cache.as_deref(), terms.level, seat, member)?,
                     page,
+                    exchange,
                 ))
             })
             .map_err(LinkError::System)
-            .and_then(|(worker, page)| {
+            .and_then(|(worker, page, exchange)| {
                 let fds = [
                     doorbell.as_fd(),
                     wake.as_fd(),
                     terms.spin.as_fd(),
                     page.as_fd(),
+                    exchange.as_fd(),
                     control.as_fd(),
                     heap.as_fd(),
                 ];

@@ -1,5 +1,6 @@
 //! Worker processes: started from nothing, ended by force, always reaped.
 
+use crate::exchange::Member;
 use crate::log::Relay;
 use crate::options::LogLevel;
 use rustix::io::Errno;
@@ -71,13 +72,15 @@ pub struct Worker {
     _seat: Seat,
     /// The daemon's end of the link.
     pub socket: Socket,
+    /// Its place in the exchange.
+    exchange: Member,
     log: ChildStderr,
     relay: Relay,
 }
 
 impl Worker {
     /// Starts a worker with the client's settings, as far as they are allowed, the folder for what
-    /// its driver compiles, and a seat on the page of permits. To be called from the main thread
+    /// its driver compiles, a seat on the page of permits and a place in the exchange. To be called from the main thread
     /// only: a worker ends when the thread that started it does.
     ///
     /// # Errors
@@ -87,6 +90,7 @@ impl Worker {
         cache: Option<&Path>,
         level: LogLevel,
         seat: Seat,
+        exchange: Member,
     ) -> io::Result<Worker> {
         let (near, far) = Socket::pair()?;
         rustix::io::ioctl_fionbio(&near, true)?;
@@ -123,6 +127,7 @@ impl Worker {
                 pidfd,
                 _seat: seat,
                 socket: near,
+                exchange,
                 log,
             }),
             Err(error) => {
@@ -142,6 +147,19 @@ impl Worker {
     /// Readable once the process is dead.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Readable when it asks the exchange.
+    pub fn exchange(&self) -> BorrowedFd<'_> {
+        self.exchange.as_fd()
+    }
+
+    /// Serves what it asks the exchange.
+    pub fn serve_exchange(&mut self) {
+        if !self.exchange.serve() {
+            // A worker keeps its socket open as long as it lives.
+            self.kill();
+        }
     }
 
     /// Its log, readable when there is something.

@@ -1,6 +1,7 @@
 //! The event loop: one thread, no wait without limit, nothing in it that a client can hold up.
 
 use crate::client::{Client, Next, Terms};
+use crate::exchange::Exchange;
 use crate::facts::{Board, Held};
 use crate::machine::{self, Machine};
 use crate::options::Options;
@@ -57,6 +58,7 @@ enum Token {
     Worker(u64),
     Death(u64),
     Log(u64),
+    Exchange(u64),
     Machine(machine::Token),
 }
 
@@ -119,6 +121,7 @@ pub fn run(options: &Options) -> Result<()> {
             .context("no page for permits to spin")?,
         level: options.log_level,
         registry: Registry::default(),
+        exchange: Exchange::default(),
         facts: Arc::new(facts),
         board: Board::default(),
     };
@@ -245,8 +248,14 @@ impl Server {
                 fds.push(PollFd::new(socket, flags));
             }
             if let Some(worker) = &client.worker {
-                tokens.extend([Token::Worker(id), Token::Log(id), Token::Death(id)]);
+                tokens.extend([
+                    Token::Worker(id),
+                    Token::Exchange(id),
+                    Token::Log(id),
+                    Token::Death(id),
+                ]);
                 fds.push(PollFd::new(&worker.socket, PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(worker.exchange(), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(worker.log(), PollFlags::IN));
                 fds.push(PollFd::from_borrowed_fd(worker.pidfd(), PollFlags::IN));
             }
@@ -307,6 +316,12 @@ impl Server {
                     machine.handle(token, &self.terms);
                 }
             }
+            Token::Exchange(id) => self.advance(id, |client| {
+                if let Some(worker) = &mut client.worker {
+                    worker.serve_exchange();
+                }
+                Next::Wait
+            }),
             Token::Log(id) => self.advance(id, |client| {
                 if let Some(worker) = &mut client.worker
                     && !worker.read_log()

@@ -189,6 +189,8 @@ pub(crate) fn attribute(id: i32, ordinal: i32) -> Option<i32> {
         111 => SHARED_RESERVED as i32,
         // Memory pools.
         115 => 1,
+        // Events that other processes can open.
+        125 => 1,
         // Memory synchronisation domains.
         126 => 1,
         // NUMA node of the device and of its host: none.

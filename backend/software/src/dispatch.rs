@@ -6,6 +6,7 @@ use crate::event::{Event, Record, State};
 use crate::foreign::Outcome;
 use crate::graph::Action;
 use crate::stream::{Mark, Stream};
+use crate::work::Work;
 use std::sync::Arc;
 
 /// Enqueues an action; `None` if it became a node of a capture.
@@ -60,9 +61,10 @@ pub(crate) fn record(stream: &Arc<Stream>, event: &Arc<Event>, flags: u32) -> Ou
     if capture::record(stream, event, flags)? {
         return Ok(());
     }
-    let record = Arc::new(Record::default());
+    let record = Arc::new(Record::of(event));
     // Not under the event's lock: submitting may wait for room in the stream.
-    let mark = stream.submit(crate::work::Work::Record(Arc::clone(&record)), Vec::new())?;
+    let submitted = stream.submit(Work::Record(Arc::clone(&record)), Vec::new());
+    let mark = submitted.inspect_err(|_| record.release())?;
     *event.state.lock() = State::Recorded(mark, record);
     Ok(())
 }
@@ -75,10 +77,11 @@ pub(crate) fn wait_event(stream: &Arc<Stream>, event: &Arc<Event>, flags: u32) -
     if capture::wait(stream, event, flags)? {
         return Ok(());
     }
-    let Some(mark) = event.mark()?.filter(|mark| !mark.is_reached()) else {
-        return Ok(());
+    let mark = event.mark()?.filter(|mark| !mark.is_reached());
+    let work = match event.point().filter(|point| !point.is_reached()) {
+        Some(point) => Work::Await(point),
+        None if mark.is_none() => return Ok(()),
+        None => Work::Nothing,
     };
-    stream
-        .submit(crate::work::Work::Nothing, vec![mark])
-        .map(drop)
+    stream.submit(work, mark.into_iter().collect()).map(drop)
 }

@@ -2,24 +2,45 @@
 
 use crate::context::Core;
 use crate::foreign::Outcome;
+use crate::interprocess::{Point, Shared};
 use crate::stream::Mark;
 use crate::table::{Kind, Table};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
-use vgpu_protocol::cuda::{CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING, CUevent, CUresult};
+use vgpu_protocol::cuda::{
+    CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING, CU_EVENT_INTERPROCESS, CUevent, CUresult,
+};
 
 /// One recording of an event.
 #[derive(Default)]
 pub(crate) struct Record {
     time: OnceLock<Instant>,
+    /// For other processes.
+    point: Option<Point>,
 }
 
 impl Record {
+    /// A recording of an event.
+    pub(crate) fn of(event: &Event) -> Self {
+        Self {
+            time: OnceLock::new(),
+            point: event.shared.as_ref().map(Shared::record),
+        }
+    }
+
     /// The stream has come to the recording.
     pub(crate) fn complete(&self) {
         // Every recording is executed once, so this is the first and only time.
         let _ = self.time.set(Instant::now());
+        self.release();
+    }
+
+    /// Lets other processes go on, also where nothing of the context is executed any more.
+    pub(crate) fn release(&self) {
+        if let Some(point) = &self.point {
+            point.complete();
+        }
     }
 }
 
@@ -39,23 +60,31 @@ pub(crate) struct Event {
     pub(crate) flags: u32,
     pub(crate) core: Arc<Core>,
     pub(crate) state: Mutex<State>,
+    /// What other processes see of it.
+    pub(crate) shared: Option<Arc<Shared>>,
 }
 
 static EVENTS: Table<Event> = Table::new(Kind::Event);
 
-/// Flags that are understood. Sharing with other processes is not.
-const FLAGS: u32 = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING;
-/// `CU_EVENT_INTERPROCESS`.
-const INTERPROCESS: u32 = 4;
+/// Flags that are understood.
+const FLAGS: u32 = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
 
 /// Creates an event in a context.
+///
+/// # Errors
+/// `INVALID_VALUE` for unknown flags, and for an event that other processes could open but has a time.
 pub(crate) fn create(core: &Arc<Core>, flags: u32) -> Outcome<CUevent> {
-    if flags & !(FLAGS | INTERPROCESS) != 0 {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    if flags & INTERPROCESS != 0 {
-        return Err(CUresult::NOT_SUPPORTED);
-    }
+    let shared = match flags & (CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING) {
+        _ if flags & !FLAGS != 0 => return Err(CUresult::INVALID_VALUE),
+        CU_EVENT_INTERPROCESS => return Err(CUresult::INVALID_VALUE),
+        both if both & CU_EVENT_INTERPROCESS != 0 => Some(Shared::create()?),
+        _ => None,
+    };
+    Ok(enter(core, flags, shared))
+}
+
+/// Enters an event into a context.
+pub(crate) fn enter(core: &Arc<Core>, flags: u32, shared: Option<Arc<Shared>>) -> CUevent {
     let mut name = CUevent::NULL;
     EVENTS.insert_with(|handle| {
         name = CUevent(handle);
@@ -63,9 +92,10 @@ pub(crate) fn create(core: &Arc<Core>, flags: u32) -> Outcome<CUevent> {
             flags,
             core: Arc::clone(core),
             state: Mutex::new(State::Never),
+            shared,
         }
     });
-    Ok(name)
+    name
 }
 
 /// The live event of a handle.
@@ -99,6 +129,11 @@ impl Event {
             State::Recorded(mark, _) => Ok(Some(mark.clone())),
             State::Captured { .. } => Err(CUresult::CAPTURED_EVENT),
         }
+    }
+
+    /// The recording that counts if other processes see the event, too: the latest of all.
+    pub(crate) fn point(&self) -> Option<Point> {
+        self.shared.as_ref().map(Shared::last)
     }
 
     /// When the recording was reached.

@@ -14,6 +14,7 @@
 //! | `copy`, `launch`, `printf` | copies and fills, kernels and their output |
 //! | `module`, `image`, `jit`, `link` | code: loading, its options, linking |
 //! | `dispatch`, `capture`, `graph` | from a call to a command or to a node of a graph |
+//! | [`ipc`], `interprocess` | memory and events that other processes open |
 //! | `export` | the private table that tells the primary context's handle |
 //!
 //! Objects are reached only through live tables, memory only inside live allocations. A fault of a
@@ -33,6 +34,8 @@ mod export;
 mod foreign;
 mod graph;
 mod image;
+mod interprocess;
+pub mod ipc;
 mod jit;
 mod launch;
 mod link;
@@ -80,6 +83,8 @@ table! {
         cuMemAllocHost_v2 cuMemHostAlloc cuMemFreeHost cuMemHostRegister_v2 cuMemHostUnregister
         cuMemHostGetDevicePointer_v2 cuMemHostGetFlags cuPointerGetAttribute
         cuPointerGetAttributes;
+    ipc: cuIpcGetMemHandle cuIpcOpenMemHandle_v2 cuIpcCloseMemHandle cuIpcGetEventHandle
+        cuIpcOpenEventHandle;
     pool: cuMemAllocAsync cuMemAllocFromPoolAsync cuMemFreeAsync cuDeviceGetDefaultMemPool
         cuDeviceGetMemPool cuDeviceSetMemPool cuMemPoolCreate cuMemPoolDestroy cuMemPoolTrimTo
         cuMemPoolGetAttribute cuMemPoolSetAttribute cuMemPoolSetAccess cuMemPoolGetAccess;

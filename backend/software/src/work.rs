@@ -5,6 +5,7 @@ use crate::context::Core;
 use crate::copy::{Copy, Fill};
 use crate::device;
 use crate::event::Record;
+use crate::interprocess::Point;
 use crate::launch::KernelLaunch;
 use crate::memory::Range;
 use crate::raw;
@@ -72,6 +73,8 @@ pub(crate) enum Work {
     Host(HostCall),
     /// Completes a recording of an event.
     Record(Arc<Record>),
+    /// Waits for a recording that other processes see.
+    Await(Point),
     /// Writes a word.
     Write(MemoryWord),
     /// Waits for a word.
@@ -100,7 +103,10 @@ impl Work {
                     let status = core.fault().unwrap_or(CUresult::CONTEXT_IS_DESTROYED);
                     core.host.run(*call, status)
                 }
-                _ => Ok(()),
+                _ => {
+                    self.abandon();
+                    Ok(())
+                }
             };
         }
         match self {
@@ -113,6 +119,10 @@ impl Work {
                 record.complete();
                 Ok(())
             }
+            Self::Await(point) => {
+                point.wait(core);
+                Ok(())
+            }
             Self::Write(word) => write(*word),
             Self::Wait(word, comparison) => wait(*word, *comparison, core),
             Self::Release(range) => {
@@ -121,7 +131,22 @@ impl Work {
                 device::memory().end(range.start, |now| now.id == range.id);
                 Ok(())
             }
-            Self::Graph(nodes) => nodes.iter().try_for_each(|node| node.run(core)),
+            Self::Graph(nodes) => nodes.iter().fold(Ok(()), |so_far, node| match so_far {
+                Ok(()) => node.run(core),
+                failed => {
+                    node.abandon();
+                    failed
+                }
+            }),
+        }
+    }
+
+    /// What is not executed any more keeps no other process waiting.
+    fn abandon(&self) {
+        match self {
+            Self::Record(record) => record.release(),
+            Self::Graph(nodes) => nodes.iter().for_each(Self::abandon),
+            _ => {}
         }
     }
 }

@@ -166,6 +166,7 @@ fn died(call: &mut Call<'_>, ctx: u64) {
     worker.live.context_died(ctx);
     worker.posted.context_died(ctx);
     worker.quota.context_died(ctx);
+    worker.sharing.context_died(ctx);
     worker.registrar.died(worker);
     call.thread.forget_current();
 }

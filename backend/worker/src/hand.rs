@@ -5,8 +5,8 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, launch,
-    link, memory, modules, streams, tensor_maps, timeline,
+    arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, ipc,
+    launch, link, memory, modules, streams, tensor_maps, timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
@@ -57,6 +57,11 @@ pub use graphs::{
     exec_update as cuGraphExecUpdate_v2, get_kernel as cuGraphKernelNodeGetParams_v2,
     instantiate_with_params as cuGraphInstantiateWithParams,
     set_kernel as cuGraphKernelNodeSetParams_v2, set_kernel as cuGraphExecKernelNodeSetParams_v2,
+};
+pub use ipc::{
+    close_memory as cuIpcCloseMemHandle, get_event as cuIpcGetEventHandle,
+    get_memory as cuIpcGetMemHandle, open_event as cuIpcOpenEventHandle,
+    open_memory as cuIpcOpenMemHandle_v2,
 };
 pub use launch::{
     launch as cuLaunchKernel, launch as cuLaunchKernelEx, launch as cuLaunchCooperativeKernel,

@@ -98,6 +98,7 @@ pub fn free(call: &mut Call<'_>) -> Outcome {
     let dptr: CUdeviceptr = args.dptr.get();
     call.worker.device_address(dptr.0)?;
     let function = call.driver().cuMemFree_v2.ok_or(CUresult::NOT_SUPPORTED)?;
+    call.worker.sharing.memory_ends(dptr.0);
     // SAFETY: a plain address, which the driver looks up.
     let free = || call.result(unsafe { function(dptr) });
     call.worker.quota.freeing(dptr.0, free)
@@ -188,6 +189,7 @@ pub fn free_async(call: &mut Call<'_>) -> Outcome {
         .driver()
         .cuMemFreeAsync
         .ok_or(CUresult::NOT_SUPPORTED)?;
+    call.worker.sharing.memory_ends(dptr.0);
     // SAFETY: a plain address, which the driver looks up; the stream is live.
     let free = || call.result(unsafe { function(dptr, stream) });
     call.worker.quota.freeing(dptr.0, free)

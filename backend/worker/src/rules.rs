@@ -44,6 +44,10 @@ pub fn before(call: &mut Call<'_>) -> Outcome {
         call::cuEventSynchronize | call::cuStreamSynchronize | call::cuCtxSynchronize => {
             call.synchronised = true;
         }
+        call::cuEventDestroy_v2 => {
+            let args = call.decode::<wire::cuEventDestroy_v2::Args>()?;
+            call.worker.sharing.event_ends(args.event.0);
+        }
         call::cuGraphDestroy => {
             let args = call.decode::<wire::cuGraphDestroy::Args>()?;
             // A graph inside of another one ends with its node.

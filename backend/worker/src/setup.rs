@@ -7,6 +7,7 @@
 //! followed by the files; the worker maps what is listed and closes them. [`QUIESCE`] and [`RESUME`], in the shape of a
 //! growth request and answered in the shape of its answer, close and open the worker's [gate](crate::gate).
 
+use crate::exchange::Exchange;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub const MEMORY_FILES: u32 = 0;
 /// [`Setup::memory`]: each segment is a list of pieces.
 pub const MEMORY_PIECES: u32 = 1;
 /// Files that the pieces of one message can lie in.
-pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 6;
+pub const MAX_PIECE_FILES: usize = MESSAGE_FDS - 7;
 /// Pieces that one message can list.
 pub const MAX_PIECES: usize = 4096;
 /// Magic of a request to stop until [`RESUME`]: "quie", little-endian. Answered when nothing is under way any more.
@@ -45,7 +46,7 @@ pub const QUIESCE_TIME: Duration = Duration::from_secs(5);
 pub const PATH_BYTES: usize = 112;
 
 /// The message. With it come, in this order: doorbell, wake, the page of [permits](vgpu_channel::permits), the page for
-/// [figures](crate::figures), and either control segment and heap segment, or the list of pieces (those of the control
+/// [figures](crate::figures), the socket of the [exchange](crate::exchange), and either control segment and heap segment, or the list of pieces (those of the control
 /// segment first), a lock, and the files they lie in. The worker holds the lock as long as it
 /// lives: a daemon that restarts serves the machine only when nobody holds it.
 #[repr(C)]
@@ -84,6 +85,21 @@ pub struct Setup {
     pub hello: Hello,
 }
 
+/// The message, and what came with it.
+#[derive(Debug)]
+pub struct Received {
+    /// The message.
+    pub setup: Setup,
+    /// The parts of a channel, whose link is the socket to the daemon.
+    pub parts: Parts<Memory>,
+    /// This process's permits to spin.
+    pub permits: Permits,
+    /// The page for figures.
+    pub figures: OwnedFd,
+    /// The way to what others share.
+    pub exchange: Exchange,
+}
+
 /// Why a worker could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -102,15 +118,11 @@ pub enum SetupError {
 }
 
 impl Setup {
-    /// Receives the message and turns its descriptors into the parts of a channel, whose link is
-    /// the socket to the daemon, into this process's permits to spin, and into the page for figures.
+    /// Receives the message and makes of its descriptors what they are for.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn receive(
-        socket: Socket,
-        timeout: Duration,
-    ) -> Result<(Setup, Parts<Memory>, Permits, OwnedFd), SetupError> {
+    pub fn receive(socket: Socket, timeout: Duration) -> Result<Received, SetupError> {
         let (bytes, fds) = socket.receive_with_fds::<{ size_of::<Setup>() }>(timeout)?;
         let setup = Setup::read_from_bytes(&bytes).map_err(|_| SetupError::Malformed)?;
         if setup.magic != MAGIC {
@@ -122,6 +134,7 @@ impl Setup {
         let permits = Permits::open(page.as_fd(), setup.spin_permits, setup.spin_holder)
             .map_err(SetupError::Permits)?;
         let figures = next()?;
+        let exchange = Exchange::new(Socket::from_fd(next()?));
         let (control, heap): (Memory, Memory) = match setup.memory {
             MEMORY_FILES => {
                 let control = SegmentFd::receive(next()?, setup.control_len)?;
@@ -157,7 +170,13 @@ impl Setup {
             wake: Event::from_fd(wake),
             layout: ControlLayout::new(setup.ring_slots),
         };
-        Ok((setup, parts, permits, figures))
+        Ok(Received {
+            setup,
+            parts,
+            permits,
+            figures,
+            exchange,
+        })
     }
 
     /// The daemon's socket path, if there is one.

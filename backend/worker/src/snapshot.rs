@@ -30,7 +30,6 @@ const MASKED: &[usize] = &[
     119, // exportable handle types of pools
     121, // deferred mapping of arrays
     124, // dma-buf
-    125, // IPC events
     128, // fabric handles
     129, // unified function pointers
     132, // multicast

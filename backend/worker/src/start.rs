@@ -13,11 +13,13 @@
 //! 7. welcome the client, and only now read what it writes.
 
 use crate::call::Executor;
+use crate::exchange::Exchange;
 use crate::figures::Counts;
+use crate::ipc::Sharing;
 use crate::issuer::{Ended, Issuer};
 use crate::output::Output;
 use crate::quota::Quota;
-use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, MEMORY_PIECES, Setup, SetupError};
+use crate::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, MEMORY_PIECES, Received, Setup, SetupError};
 use crate::state::{Addresses, Parts, Worker};
 use crate::{control, device, snapshot};
 use std::os::fd::{AsFd, OwnedFd};
@@ -79,7 +81,13 @@ pub fn run() -> ExitCode {
 fn start() -> Result<Ended, StartError> {
     shm::count_copies();
     let socket = isolate()?;
-    let (setup, parts, permits, page) = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
+    let Received {
+        setup,
+        parts,
+        permits,
+        figures: page,
+        exchange,
+    } = Setup::receive(Socket::from_fd(socket), SETUP_TIMEOUT)?;
     // The descriptor is closed here; the map stays.
     let figures = Counts::map(page.as_fd())?;
     drop(page);
@@ -87,7 +95,7 @@ fn start() -> Result<Ended, StartError> {
     let reservation = Reservation::for_server(setup.hello.window)
         .inspect_err(|_| vgpu_channel::link::listener::refuse(&daemon, LinkStatus::Window))?;
     let (channel, consumer) = Channel::open(parts, reservation)?;
-    let opened = prepare(&setup, &channel, permits, figures).inspect_err(|error| {
+    let opened = prepare(&setup, &channel, permits, figures, exchange).inspect_err(|error| {
         channel.refuse(match error {
             StartError::Window(_) => LinkStatus::Window,
             StartError::Device(_) => LinkStatus::NoDevice,
@@ -151,6 +159,7 @@ fn prepare(
     channel: &Arc<Channel>,
     permits: Permits,
     figures: Counts,
+    exchange: Exchange,
 ) -> Result<Parts, StartError> {
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
@@ -196,6 +205,7 @@ fn prepare(
         archs,
         budget,
         permits: Some(permits),
+        sharing: Sharing::new(exchange, software),
     })
 }
 

@@ -2,8 +2,10 @@
 
 use crate::capture::Captures;
 use crate::copies::PostedCopies;
+use crate::exchange::Exchange;
 use crate::figures::{Counts, Word};
 use crate::gate::Gate;
+use crate::ipc::Sharing;
 use crate::issuers::Issuers;
 use crate::link::Links;
 use crate::live::{Live, lock};
@@ -71,6 +73,8 @@ pub struct Worker {
     pub posted: PostedCopies,
     /// Linker invocations.
     pub links: Links,
+    /// What is shared with other processes.
+    pub sharing: Sharing,
     /// Text that device code prints.
     pub output: Output,
     /// Which kernels print.
@@ -123,6 +127,8 @@ pub struct Parts {
     pub budget: SpinBudget,
     /// What limits spinning to the host's budget, if anything does.
     pub permits: Option<Permits>,
+    /// What is shared with other processes.
+    pub sharing: Sharing,
 }
 
 impl Parts {
@@ -140,6 +146,7 @@ impl Parts {
             archs: Vec::new(),
             budget: SpinBudget::default(),
             permits: None,
+            sharing: Sharing::new(Exchange::none(), false),
         }
     }
 }
@@ -173,6 +180,7 @@ impl Worker {
             registrar: Registrar::default(),
             posted: PostedCopies::default(),
             links: Links::default(),
+            sharing: parts.sharing,
             output: parts.output,
             printing: Printing::default(),
             archs: parts.archs,

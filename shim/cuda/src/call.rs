@@ -320,13 +320,28 @@ pub fn call_in_stream(
     parts: &[&[u8]],
     reply: &mut [u8],
 ) -> Result<u32, CUresult> {
+    call_across(client, number, stream, stream.ctx, parts, reply)
+}
+
+/// As [`call_in_stream`], for a command that also concerns an object of context `other`.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_across(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    other: CUcontext,
+    parts: &[&[u8]],
+    reply: &mut [u8],
+) -> Result<u32, CUresult> {
     thread::with(|thread| {
         permitted(client, thread)?;
         let lane = &*thread.lane(client)?;
         if delivers(number) {
             client.take_latched(lane.slot)?;
         }
-        let across = foreign(thread, stream);
+        let across = foreign(thread, stream) | foreign_to(thread, other);
         // A driver's stream that is full blocks the issuer, however the command came to it.
         let flush = !client.posts_are_calls() && stream.make_room(client)?;
         let (len, stamp) = ask(

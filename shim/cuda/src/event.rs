@@ -31,8 +31,8 @@ struct Event {
     ctx: CUcontext,
     flags: u32,
     last: Mutex<Last>,
-    /// Graphs record it, at launches that are not followed here.
-    by_graphs: AtomicBool,
+    /// Graphs record it, at launches that are not followed here, or other processes do.
+    by_others: AtomicBool,
 }
 
 static EVENTS: LazyLock<RwLock<HashMap<CUevent, Arc<Event>>>> = LazyLock::new(RwLock::default);
@@ -44,7 +44,7 @@ fn find(event: CUevent) -> Result<Arc<Event>, CUresult> {
 
 impl Event {
     fn last(&self) -> Last {
-        if self.by_graphs.load(Ordering::Relaxed) {
+        if self.by_others.load(Ordering::Relaxed) {
             return Last::Elsewhere;
         }
         self.last
@@ -53,8 +53,37 @@ impl Event {
             .clone()
     }
 
+    /// Whether other processes can see it. Operations on such an event return only after they were issued
+    /// (`semantics.md` 5).
+    fn is_shared(&self) -> bool {
+        self.flags & CU_EVENT_INTERPROCESS != 0
+    }
+
     fn set(&self, last: Last) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+}
+
+impl Event {
+    /// Sends a command of `stream` that concerns the event, and gives its stamp.
+    fn send(
+        &self,
+        client: &Client,
+        number: u16,
+        stream: &State,
+        payload: &[u8],
+    ) -> Result<u32, CUresult> {
+        if self.is_shared() {
+            return call::call_across(client, number, stream, self.ctx, &[payload], &mut []);
+        }
+        call::post_across(
+            client,
+            number,
+            stream,
+            self.ctx,
+            &[payload],
+            Completion::Lazy,
+        )
     }
 }
 
@@ -68,7 +97,7 @@ pub fn recorded_elsewhere(event: CUevent) {
 /// Notes that launches of a graph will record an event: from now on the driver is asked about it.
 pub fn recorded_by_graphs(event: CUevent) {
     if let Ok(event) = find(event) {
-        event.by_graphs.store(true, Ordering::Relaxed);
+        event.by_others.store(true, Ordering::Relaxed);
     }
 }
 
@@ -94,19 +123,22 @@ pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUres
         reply.as_mut_bytes(),
     )?;
     let handle: CUevent = reply.event.get();
+    enter(handle, ctx, flags);
+    write(event, handle)
+}
+
+/// Notes an event that the driver gave.
+pub fn enter(handle: CUevent, ctx: CUcontext, flags: u32) {
+    let event = Event {
+        ctx,
+        flags,
+        last: Mutex::new(Last::Nothing),
+        by_others: AtomicBool::new(flags & CU_EVENT_INTERPROCESS != 0),
+    };
     EVENTS
         .write()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(
-            handle,
-            Arc::new(Event {
-                ctx,
-                flags,
-                last: Mutex::new(Last::Nothing),
-                by_graphs: AtomicBool::new(false),
-            }),
-        );
-    write(event, handle)
+        .insert(handle, Arc::new(event));
 }
 
 /// `cuEventDestroy_v2`.
@@ -150,14 +182,7 @@ fn record(
                 event: Word::of(event),
                 stream: Word::of(stream.handle),
             };
-            call::post_across(
-                client,
-                number::cuEventRecord,
-                stream,
-                known.ctx,
-                &[args.as_bytes()],
-                Completion::Lazy,
-            )?
+            known.send(client, number::cuEventRecord, stream, args.as_bytes())?
         }
         Some(flags) => {
             let args = wire::cuEventRecordWithFlags::Args {
@@ -165,13 +190,11 @@ fn record(
                 stream: Word::of(stream.handle),
                 flags: Word::of(flags),
             };
-            call::post_across(
+            known.send(
                 client,
                 number::cuEventRecordWithFlags,
                 stream,
-                known.ctx,
-                &[args.as_bytes()],
-                Completion::Lazy,
+                args.as_bytes(),
             )?
         }
     };
@@ -236,15 +259,9 @@ pub unsafe fn cuStreamWaitEvent(
         event: Word::of(event),
         flags: Word::of(flags),
     };
-    call::post_across(
-        client,
-        number::cuStreamWaitEvent,
-        &state,
-        known.ctx,
-        &[args.as_bytes()],
-        Completion::Lazy,
-    )
-    .map(|_| ())
+    known
+        .send(client, number::cuStreamWaitEvent, &state, args.as_bytes())
+        .map(|_| ())
 }
 
 /// Whether an event is known to be done without asking.

@@ -39,6 +39,7 @@ mod graph_memory;
 mod graph_nodes;
 mod guard;
 mod image;
+mod ipc;
 mod jit;
 mod launch;
 mod link;
@@ -70,6 +71,7 @@ mod hand {
     pub use crate::graph_edges::*;
     pub use crate::graph_memory::*;
     pub use crate::graph_nodes::*;
+    pub use crate::ipc::*;
     pub use crate::launch::*;
     pub use crate::link::*;
     pub use crate::managed::*;

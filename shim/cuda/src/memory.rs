@@ -26,6 +26,8 @@ pub enum Kind {
     Managed,
     /// A variable of this module or library.
     Global(u64),
+    /// Device memory of another process.
+    Imported,
 }
 
 impl Kind {
@@ -48,6 +50,10 @@ pub struct Range {
     pub ctx: CUcontext,
     /// Never-reused id of the allocation (`CU_POINTER_ATTRIBUTE_BUFFER_ID`).
     pub id: u64,
+    /// Whether the driver can share it by `cuIpcGetMemHandle`.
+    pub sharable: bool,
+    /// Whether other processes may see it.
+    pub shared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +65,10 @@ struct Map {
 static MAP: LazyLock<RwLock<Map>> = LazyLock::new(RwLock::default);
 
 fn enter(base: u64, len: u64, kind: Kind) {
+    enter_as(base, len, kind, false);
+}
+
+fn enter_as(base: u64, len: u64, kind: Kind, sharable: bool) {
     let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
     map.next_id += 1;
     let id = map.next_id;
@@ -70,6 +80,8 @@ fn enter(base: u64, len: u64, kind: Kind) {
             kind,
             ctx: context::current(),
             id,
+            sharable,
+            shared: kind == Kind::Imported,
         },
     );
 }
@@ -84,6 +96,29 @@ pub fn find(address: u64) -> Option<Range> {
 /// Notes an allocation of device memory.
 pub fn enter_device(base: CUdeviceptr, len: u64) {
     enter(base.0, len, Kind::Device);
+}
+
+/// Notes an allocation that other processes could open.
+fn enter_sharable(base: CUdeviceptr, len: u64) {
+    enter_as(base.0, len, Kind::Device, true);
+}
+
+/// Notes memory of another process, unless it was open already. With 0 bytes the driver did not say how much it is, and is
+/// asked when that matters.
+pub fn enter_imported(base: u64, len: u64) {
+    if len > 0 && find(base).is_none() {
+        enter(base, len, Kind::Imported);
+    }
+}
+
+/// Notes that other processes may open the range that holds `address`.
+pub fn share(address: u64) {
+    let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, range)) = map.ranges.range_mut(..=address).next_back()
+        && address - range.base < range.len
+    {
+        range.shared = true;
+    }
 }
 
 /// Notes a variable of a module or library.
@@ -172,7 +207,8 @@ fn ask_range(client: &Client, dptr: CUdeviceptr) -> Result<(CUdeviceptr, usize),
 pub enum Side {
     /// Device memory, known to be all there.
     Device,
-    /// Device memory by its place, but not known here: the driver decides.
+    /// Device memory by its place, but not known here, so that the driver decides, or seen by other processes: either way
+    /// commands are calls, which return after they were issued (`semantics.md` 5).
     Unknown,
     /// Pinned or managed memory of the channel, which both sides and the device use at the same
     /// address.
@@ -194,7 +230,10 @@ pub fn side(client: &Client, address: u64, len: u64) -> Result<Side, CUresult> {
             _ => Err(CUresult::INVALID_VALUE),
         },
         Place::Driver | Place::Low => match find(address) {
-            Some(range) if address - range.base + len <= range.len => Ok(Side::Device),
+            Some(range) if address - range.base + len <= range.len => Ok(match range.shared {
+                true => Side::Unknown,
+                false => Side::Device,
+            }),
             Some(_) => Err(CUresult::INVALID_VALUE),
             None => Ok(Side::Unknown),
         },
@@ -223,7 +262,7 @@ pub unsafe fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytes: usize) -> Result<(), 
         reply.as_mut_bytes(),
     )?;
     let address: CUdeviceptr = reply.dptr.get();
-    enter_device(address, bytes as u64);
+    enter_sharable(address, bytes as u64);
     write(dptr, address)
 }
 
@@ -258,7 +297,7 @@ pub unsafe fn cuMemAllocPitch_v2(
         reply.as_mut_bytes(),
     )?;
     let (address, row): (CUdeviceptr, usize) = (reply.dptr.get(), reply.pitch.get());
-    enter_device(address, (row as u64).saturating_mul(height as u64));
+    enter_sharable(address, (row as u64).saturating_mul(height as u64));
     write(dptr, address)?;
     write(pitch, row)
 }
@@ -484,9 +523,8 @@ unsafe fn known_attribute(
             attribute::DEVICE_ORDINAL => {
                 put(data, context::device_of(range.ctx).unwrap_or_default().0)
             }
-            attribute::IS_LEGACY_CUDA_IPC_CAPABLE | attribute::IS_GPU_DIRECT_RDMA_CAPABLE => {
-                put(data, 0_u32)
-            }
+            attribute::IS_LEGACY_CUDA_IPC_CAPABLE => put(data, u32::from(range.sharable)),
+            attribute::IS_GPU_DIRECT_RDMA_CAPABLE => put(data, 0_u32),
             attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => put(data, range.base),
             attribute::RANGE_SIZE | attribute::MAPPING_SIZE => put(data, range.len),
             attribute::IS_HW_DECOMPRESS_CAPABLE => put(data, 0_u32),

@@ -10,7 +10,7 @@
 //! | column | values |
 //! |---|---|
 //! | number | permanent: never reused, never changed (`isolation.md` 9) |
-//! | class | `lookup` answered in the guest without device, context, stream, memory or event, so inside a host function too (`semantics.md` 24) · `local` answered in the guest · `post` fire and forget, a closed list (`semantics.md` 9) · `call` needs an answer · `host` names a path or host memory: the guest reads its own files and sends bytes (`isolation.md` 15) |
+//! | class | `lookup` answered in the guest without device, context, stream, memory or event, so inside a host function too (`semantics.md` 24) · `local` answered in the guest · `post` fire and forget, a closed list (`semantics.md` 9) · `call` needs an answer · `host` names a path, a descriptor or host memory: the guest reads its own files and sends bytes, and what names an object for other processes travels as a token of the daemon's (`isolation.md` 15) |
 //! | where | who executes it in the worker: `issuer` (cannot block), `lane` (may block: the caller's own worker thread, `semantics.md` 1), `guest` (nobody) |
 //! | capture | `unsafe` if prohibited while a stream capture is active, by the capture mode's rules (`semantics.md` 2) |
 //! | shim, backend | `auto` generated from this row; `hand` a function of the same name; `stub` refused with `NOT_SUPPORTED` (the row is here for the worker's own use); `none` nothing to do on that side |
@@ -187,6 +187,13 @@ macro_rules! cuda_calls {
         140 call/lane/unsafe auto/auto cuMemUnmap @10020 (ptr: val CUdeviceptr, size: val usize);
         141 call/lane/unsafe hand/hand cuMemSetAccess @10020 (ptr: val CUdeviceptr, size: val usize, desc: raw *const CUmemAccessDesc, count: val usize);
         142 call/issuer/safe auto/auto cuMemGetAllocationGranularity @10020 (granularity: out usize, prop: src CUmemAllocationProp, option: val u32);
+        // Interprocess sharing: what the program calls a handle is a token of the daemon's (`isolation.md` 15).
+        400 host/lane/safe hand/hand cuIpcGetMemHandle @4010 (handle: raw *mut CUipcMemHandle, dptr: val CUdeviceptr);
+        401 host/lane/unsafe hand/hand cuIpcOpenMemHandle_v2 @11000 (dptr: raw *mut CUdeviceptr, handle: raw CUipcMemHandle, flags: val u32);
+        402 host/lane/unsafe hand/hand cuIpcCloseMemHandle @4010 (dptr: val CUdeviceptr);
+        403 host/lane/safe hand/hand cuIpcGetEventHandle @4010 (handle: raw *mut CUipcEventHandle, event: live CUevent);
+        404 host/lane/safe hand/hand cuIpcOpenEventHandle @4010 (event: raw *mut CUevent, handle: raw CUipcEventHandle);
+        405 host/guest/unsafe hand/none cuIpcOpenMemHandle @4010 (dptr: raw *mut CUdeviceptr, handle: raw CUipcMemHandle, flags: val u32);
         // Copies.
         143 post/issuer/unsafe hand/none cuMemcpy @4000 | cuMemcpy_ptds @7000 (dst: val CUdeviceptr, src: val CUdeviceptr, bytes: val usize);
         144 post/issuer/safe hand/none cuMemcpyAsync @4000 | cuMemcpyAsync_ptsz @7000 (dst: val CUdeviceptr, src: val CUdeviceptr, bytes: val usize, stream: stream CUstream);
@@ -536,12 +543,6 @@ macro_rules! cuda_stubs {
             cuGreenCtxWaitEvent @12040;
             cuImportExternalMemory @10000;
             cuImportExternalSemaphore @10000;
-            cuIpcCloseMemHandle @4010;
-            cuIpcGetEventHandle @4010;
-            cuIpcGetMemHandle @4010;
-            cuIpcOpenEventHandle @4010;
-            cuIpcOpenMemHandle @4010;
-            cuIpcOpenMemHandle_v2 @11000;
             cuLaunch @2000;
             cuLaunchCooperativeKernelMultiDevice @9000;
             cuLaunchGrid @2000;

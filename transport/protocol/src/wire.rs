@@ -49,6 +49,10 @@
 //! | `cuGraphRemoveDependencies` | [`AddNode`], sources, targets | |
 //! | `cuGraphNodeGetDependencies`, `cuGraphNodeGetDependentNodes` | [`ListRequest`]: `object` the node | [`ListReply`] |
 //! | `cuDeviceGetGraphMemAttribute`, `cuDeviceSetGraphMemAttribute` | [`AttributeRequest`]: `object` the device | [`AttributeReply`] |
+//! | `cuIpcGetMemHandle`, `cuIpcGetEventHandle` | [`Lookup`]: the address, the event | [`SharedToken`] |
+//! | `cuIpcOpenMemHandle_v2` | [`OpenShared`] | [`OpenedMemory`] |
+//! | `cuIpcOpenEventHandle` | [`OpenShared`] | the event |
+//! | `cuIpcCloseMemHandle` | [`Lookup`]: the address | how often it is still open |
 //! | `cuTexObjectCreate` | the resource, the texture, 1 if a view was given (64 bits), the view | `Reply` |
 //! | `cuTensorMapEncodeTiled`, `cuTensorMapEncodeIm2col`, `cuTensorMapEncodeIm2colWide` | [`TensorMap`] | the map |
 //! | `cuTensorMapReplaceAddress` | the map, the address, bytes by which it misses an alignment of 64 | the map |
@@ -277,6 +281,25 @@ wire_struct! {
         flags: u32,
         /// Address of the parameters in the heap, or 0 if they follow inline.
         params: u64,
+    }
+    /// What other processes open an object by.
+    SharedToken = 32 {
+        /// Random bytes, which the daemon knows.
+        bytes: [u8; 32],
+    }
+    /// An object of another process is opened.
+    OpenShared = 40 {
+        /// What the other process gave out.
+        token: [u8; 32],
+        /// Flags of the call.
+        flags: u64,
+    }
+    /// Memory of another process, opened.
+    OpenedMemory = 16 {
+        /// Its first address here.
+        base: u64,
+        /// Its bytes, 0 if the driver does not say.
+        size: u64,
     }
     /// Reply of a launch that returns something.
     LaunchReply = 8 {

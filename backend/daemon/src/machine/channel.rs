@@ -3,6 +3,7 @@
 use super::ring::Chain;
 use super::table::Files;
 use crate::client::Terms;
+use crate::exchange::Domain;
 use crate::facts::Held;
 use crate::process::Worker;
 use crate::status::registry::{Entry, Origin};
@@ -161,16 +162,18 @@ impl Channel {
                 hello: open.hello,
             };
             let page = terms.registry.prepare(Origin::Channel(number))?;
+            let (member, exchange) = terms.exchange.join(Domain::Machine)?;
             let mut fds = vec![
                 doorbell.as_fd(),
                 wake.as_fd(),
                 terms.spin.as_fd(),
                 page.as_fd(),
+                exchange.as_fd(),
                 list.as_fd(),
                 lock,
             ];
             fds.extend(segments.files.descriptors());
-            let worker = Worker::start(&open.hello, cache, terms.level, seat)?;
+            let worker = Worker::start(&open.hello, cache, terms.level, seat, member)?;
             // A fresh socket has room for one message.
             let sent = worker.socket.send(setup.as_bytes(), &fds);
             drop(fds);

@@ -80,6 +80,8 @@ pub enum Token {
     Death(u64),
     /// A channel's worker logs.
     Log(u64),
+    /// A channel's worker asks the exchange.
+    Exchange(u64),
 }
 
 /// What the front-end waits for.
@@ -301,6 +303,7 @@ impl Machine {
                     Token::Worker(id),
                     PollFd::new(&worker.socket, PollFlags::IN),
                 );
+                add(Token::Exchange(id), watched(worker.exchange()));
                 add(Token::Log(id), watched(worker.log()));
                 add(Token::Death(id), watched(worker.pidfd()));
             }
@@ -341,6 +344,11 @@ impl Machine {
             Token::Worker(id) => {
                 let answer = self.channels.get_mut(&id).and_then(Channel::worker_speaks);
                 self.answer_all(answer);
+            }
+            Token::Exchange(id) => {
+                if let Some(worker) = self.channels.get_mut(&id).and_then(|c| c.worker.as_mut()) {
+                    worker.serve_exchange();
+                }
             }
             Token::Log(id) => {
                 if let Some(worker) = self.channels.get_mut(&id).and_then(|c| c.worker.as_mut())

@@ -36,7 +36,8 @@ entries! {
         let event = event::get(event)?;
         capture::refuse_event(&event)?;
         capture::prohibit()?;
-        let done = event.mark()?.is_none_or(|mark| mark.is_reached());
+        let done = event.mark()?.is_none_or(|mark| mark.is_reached())
+            && event.point().is_none_or(|point| point.is_reached());
         event.core.check()?;
         if done { Ok(()) } else { Err(CUresult::NOT_READY) }
     }
@@ -47,6 +48,9 @@ entries! {
         capture::prohibit()?;
         if let Some(mark) = event.mark()? {
             mark.wait();
+        }
+        if let Some(point) = event.point() {
+            point.wait(&event.core);
         }
         pool::synchronised();
         event.core.check()

@@ -235,7 +235,7 @@ impl PointerValue {
                 _ => context::device_of(range.owner).unwrap_or(0),
             }),
             // Can be shared by the old IPC calls.
-            10 => Self::Flag(false),
+            10 => Self::Flag(range.origin == Origin::Device),
             // Start and size of the range.
             11 => Self::Word(range.start),
             12 => Self::Word(range.size),

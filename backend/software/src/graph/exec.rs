@@ -132,7 +132,12 @@ impl Exec {
         let mut plan = Plan::default();
         plan.add(&instance.steps);
         plan.after.extend(instance.last.take());
-        let mark = stream.submit(Work::Graph(Arc::new(plan.work)), plan.after)?;
+        let submitted = stream.submit(Work::Graph(Arc::new(plan.work)), plan.after);
+        let mark = submitted.inspect_err(|_| {
+            plan.recordings
+                .iter()
+                .for_each(|(_, record)| record.release());
+        })?;
         for (event, record) in plan.recordings {
             *event.state.lock() = State::Recorded(mark.clone(), record);
         }
@@ -188,10 +193,13 @@ impl Plan {
                 }
                 Action::WaitEvent(event) => {
                     self.after.extend(event.mark().ok().flatten());
-                    continue;
+                    match event.point() {
+                        Some(point) => Work::Await(point),
+                        None => continue,
+                    }
                 }
                 Action::Record(event) => {
-                    let record = Arc::new(Record::default());
+                    let record = Arc::new(Record::of(event));
                     self.recordings
                         .push((Arc::clone(event), Arc::clone(&record)));
                     Work::Record(record)

@@ -2,8 +2,10 @@
 //!
 //! Where a mapping lies is the kernel's choice, because the worker that embeds this device has
 //! arranged which addresses are free. Mappings reserve no memory: pages come with the first write
-//! and go back when the block is freed, which also makes every block start out zeroed.
+//! and go back when the block is freed, which also makes every block start out zeroed. Behind each
+//! is a memory file, so that another process can map the same pages.
 
+use super::file::{self, File};
 use std::collections::BTreeMap;
 use std::ptr;
 
@@ -44,6 +46,8 @@ pub(crate) struct Arena {
     free: BTreeMap<u64, u64>,
     /// Bounds of shared mappings, so that free pieces of neighbours are not merged across them.
     chunks: BTreeMap<u64, u64>,
+    /// The files behind mappings, by the mappings' first addresses.
+    files: BTreeMap<u64, File>,
 }
 
 impl Arena {
@@ -56,7 +60,7 @@ impl Arena {
         let length = size.checked_add(GUARD)?.checked_next_multiple_of(UNIT)?;
         if length >= OWN_MAPPING {
             let length = length.checked_add(align)?.checked_next_multiple_of(PAGE)?;
-            let taken = map(length)?;
+            let taken = self.map(length)?;
             return Some(Block {
                 start: taken.checked_next_multiple_of(align)?,
                 taken,
@@ -67,10 +71,40 @@ impl Arena {
         if let Some(block) = self.cut(length, align) {
             return Some(block);
         }
-        let chunk = map(CHUNK)?;
+        let chunk = self.map(CHUNK)?;
         self.chunks.insert(chunk, CHUNK);
         self.free.insert(chunk, CHUNK);
         self.cut(length, align)
+    }
+
+    /// A fresh mapping at an address of the kernel's choice.
+    fn map(&mut self, length: u64) -> Option<u64> {
+        let file = File::create(length)?;
+        let address = file.map(0, length)?;
+        self.files.insert(address, file);
+        Some(address)
+    }
+
+    /// The file behind a block, and where the block begins in it.
+    pub(crate) fn file_of(&self, block: &Block) -> Option<(&File, u64)> {
+        let (mapping, file) = self.files.range(..=block.start).next_back()?;
+        Some((file, block.start - mapping))
+    }
+
+    /// Maps `size` bytes at `offset` of another process's file, as a block that is given back like any other.
+    pub(crate) fn take_foreign(file: &File, offset: u64, size: u64) -> Option<Block> {
+        let first = offset / PAGE * PAGE;
+        let length = offset
+            .checked_add(size)?
+            .checked_next_multiple_of(PAGE)?
+            .checked_sub(first)?;
+        let taken = file.map(first, length)?;
+        Some(Block {
+            start: taken + (offset - first),
+            taken,
+            length,
+            own: true,
+        })
     }
 
     /// First fit.
@@ -100,7 +134,8 @@ impl Arena {
     /// Scrubs a block and takes it back. Nobody may touch its bytes any more.
     pub(crate) fn give_back(&mut self, block: Block) {
         if block.own {
-            unmap(block.taken, block.length);
+            file::unmap(block.taken, block.length);
+            self.files.remove(&block.taken);
             return;
         }
         scrub(block.taken, block.length);
@@ -123,35 +158,13 @@ impl Arena {
     }
 }
 
-fn map(length: u64) -> Option<u64> {
-    let length = usize::try_from(length).ok()?;
-    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing.
-    let address = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    (address != libc::MAP_FAILED).then_some(address as u64)
-}
-
-fn unmap(start: u64, length: u64) {
-    // SAFETY: the range is exactly one mapping of `map`, whose block was given up by its owner and
-    // is touched by nobody any more. Failure would only leave address space in use.
-    unsafe { libc::munmap(start as *mut libc::c_void, length as usize) };
-}
-
 /// Zeroes a range: whole pages go back to the system, which brings them zeroed when they are next
 /// written; the rest is overwritten.
 fn scrub(start: u64, length: u64) {
     let end = start + length;
     let first_page = start.next_multiple_of(PAGE).min(end);
     let last_page = (end / PAGE * PAGE).max(first_page);
-    // SAFETY: the range lies in a mapping of `map` and belongs to a block that nobody touches any
+    // SAFETY: the range lies in a mapping of this arena and belongs to a block that nobody touches any
     // more; the pages given back lie wholly inside.
     unsafe {
         ptr::write_bytes(start as *mut u8, 0, (first_page - start) as usize);
@@ -159,7 +172,7 @@ fn scrub(start: u64, length: u64) {
         if last_page > first_page {
             let pages = first_page as *mut libc::c_void;
             let bytes = (last_page - first_page) as usize;
-            if libc::madvise(pages, bytes, libc::MADV_DONTNEED) != 0 {
+            if libc::madvise(pages, bytes, libc::MADV_REMOVE) != 0 {
                 ptr::write_bytes(first_page as *mut u8, 0, bytes);
             }
         }
@@ -229,11 +242,31 @@ mod tests {
 
     #[test]
     fn holes_are_not_mapped() {
-        let start = map(2 * PAGE).expect("address space");
+        let file = File::create(2 * PAGE).expect("a memory file");
+        let start = file.map(0, 2 * PAGE).expect("address space");
         assert!(is_mapped(start + 1, start + 2 * PAGE));
-        unmap(start + PAGE, PAGE);
+        file::unmap(start + PAGE, PAGE);
         assert!(is_mapped(start, start + PAGE));
         assert!(!is_mapped(start, start + 2 * PAGE));
-        unmap(start, PAGE);
+        file::unmap(start, PAGE);
+    }
+
+    #[test]
+    fn a_block_is_found_in_its_file() {
+        let mut arena = Arena::default();
+        for size in [700, OWN_MAPPING] {
+            let first = arena.take(100, UNIT).expect("address space");
+            let block = arena.take(size, UNIT).expect("address space");
+            // SAFETY: the block is live and longer than that.
+            unsafe { ptr::write_bytes((block.start() + 600) as *mut u8, 0x5a, 3) };
+            let (file, offset) = arena.file_of(&block).expect("every block has one");
+            let copy = Arena::take_foreign(file, offset, size).expect("address space");
+            // SAFETY: the other map of the same bytes is as long.
+            let seen = unsafe { std::slice::from_raw_parts((copy.start() + 599) as *const u8, 5) };
+            assert_eq!(seen, [0, 0x5a, 0x5a, 0x5a, 0]);
+            for block in [copy, block, first] {
+                arena.give_back(block);
+            }
+        }
     }
 }

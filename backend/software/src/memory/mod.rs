@@ -9,8 +9,10 @@
 //! that was given to somebody else, and ending an allocation never waits for a kernel.
 
 mod arena;
+mod file;
 mod tickets;
 
+pub(crate) use file::{File, unmap};
 pub(crate) use tickets::Ticket;
 
 use crate::device::ALIGNMENT;
@@ -18,6 +20,7 @@ use crate::foreign::Outcome;
 use arena::{Arena, Block};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use tickets::Tickets;
 use vgpu_protocol::cuda::CUresult;
 
@@ -30,6 +33,8 @@ pub(crate) enum Origin {
     Pool(u64),
     /// A variable of a module.
     Variable,
+    /// Memory of another process (`cuIpcOpenMemHandle`).
+    Imported,
     /// Host memory of ours (`cuMemHostAlloc`) with these flags.
     HostAllocated(u32),
     /// Host memory of the program (`cuMemHostRegister`) with these flags.
@@ -40,6 +45,11 @@ impl Origin {
     /// Whether the range is host memory.
     pub(crate) fn is_host(self) -> bool {
         matches!(self, Self::HostAllocated(_) | Self::HostRegistered(_))
+    }
+
+    /// Whether the range counts as this process's device memory.
+    fn is_charged(self) -> bool {
+        !self.is_host() && self != Self::Imported
     }
 }
 
@@ -141,7 +151,11 @@ impl Memory {
         if size == 0 {
             return Err(CUresult::INVALID_VALUE);
         }
-        let charged = if origin.is_host() { 0 } else { footprint(size) };
+        let charged = if origin.is_charged() {
+            footprint(size)
+        } else {
+            0
+        };
         let mut backing = self.backing.lock();
         self.reclaim(&mut backing);
         if charged > self.total.saturating_sub(backing.used) {
@@ -153,6 +167,10 @@ impl Memory {
             .ok_or(CUresult::OUT_OF_MEMORY)?;
         backing.used = backing.used.saturating_add(charged);
         drop(backing);
+        Ok(self.insert(block, size, origin, owner))
+    }
+
+    fn insert(&self, block: Block, size: u64, origin: Origin, owner: u64) -> Range {
         let range = Range {
             start: block.start(),
             size,
@@ -166,7 +184,35 @@ impl Memory {
             claimed: false,
         };
         self.map.write().insert(range.start, live);
-        Ok(range)
+        range
+    }
+
+    /// Shows a range that [`Memory::allocate`] gave to other processes: a descriptor of the file behind it, and where it
+    /// begins there.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` if the range has ended, `OPERATING_SYSTEM` without a descriptor.
+    pub(crate) fn export(&self, range: &Range) -> Outcome<(OwnedFd, u64)> {
+        let map = self.map.read();
+        let live = map.get(&range.start).filter(|live| live.range == *range);
+        let block = live.and_then(|live| live.block.as_ref());
+        let block = block.ok_or(CUresult::INVALID_VALUE)?;
+        let backing = self.backing.lock();
+        let (file, offset) = backing
+            .arena
+            .file_of(block)
+            .ok_or(CUresult::INVALID_VALUE)?;
+        let descriptor = file.share().ok_or(CUresult::OPERATING_SYSTEM)?;
+        Ok((descriptor, offset))
+    }
+
+    /// Maps `size` bytes at `offset` of another process's memory. They are charged there.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` if there is no address space.
+    pub(crate) fn import(&self, file: &File, offset: u64, size: u64, owner: u64) -> Outcome<Range> {
+        let block = Arena::take_foreign(file, offset, size).ok_or(CUresult::OUT_OF_MEMORY)?;
+        Ok(self.insert(block, size, Origin::Imported, owner))
     }
 
     /// Enters host memory of the program's own.
@@ -261,7 +307,7 @@ impl Memory {
             return;
         };
         let mut backing = self.backing.lock();
-        if !live.range.origin.is_host() {
+        if live.range.origin.is_charged() {
             backing.used = backing.used.saturating_sub(footprint(live.range.size));
         }
         backing.retired.push(Retired { block, after });

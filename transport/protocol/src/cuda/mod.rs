@@ -140,6 +140,10 @@ pub const CU_STREAM_NON_BLOCKING: u32 = 1;
 pub const CU_EVENT_BLOCKING_SYNC: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 pub const CU_EVENT_DISABLE_TIMING: u32 = 2;
+/// `CU_EVENT_INTERPROCESS`: other processes may open it. Only with [`CU_EVENT_DISABLE_TIMING`].
+pub const CU_EVENT_INTERPROCESS: u32 = 4;
+/// `CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS`, the only flag of opening shared memory, and one that must be given.
+pub const CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS: u32 = 1;
 /// `CU_EVENT_RECORD_EXTERNAL`.
 pub const CU_EVENT_RECORD_EXTERNAL: u32 = 1;
 /// `CU_MEMHOSTALLOC_PORTABLE`, also `CU_MEMHOSTREGISTER_PORTABLE`.

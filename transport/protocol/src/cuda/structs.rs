@@ -24,6 +24,16 @@ plain! {
         /// The bytes.
         bytes: [u8; 16],
     }
+    /// A name for an allocation that other processes can open. Opaque to programs.
+    CUipcMemHandle = 64 {
+        /// The bytes.
+        bytes: [u8; 64],
+    }
+    /// A name for an event that other processes can open. Opaque to programs.
+    CUipcEventHandle = 64 {
+        /// The bytes.
+        bytes: [u8; 64],
+    }
     /// Legacy device properties.
     CUdevprop = 56 {
         /// Threads per block.

@@ -1,0 +1,277 @@
+//! Memory and events shared with other processes: the program holds tokens of the daemon's, the driver's handles stay in the
+//! backend ([`exchange`](crate::exchange)).
+
+use crate::call::{Call, Outcome};
+use crate::exchange::{self, EVENT, Exchange, HANDLE_BYTES, MEMORY, Token};
+use crate::live::{Entry, Kind, lock};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vgpu_protocol::cuda::{CUdeviceptr, CUevent, CUipcEventHandle, CUipcMemHandle, CUresult};
+use vgpu_protocol::wire::{Lookup, OpenShared, OpenedMemory, SharedToken, Word};
+
+#[derive(Debug)]
+struct Export {
+    token: Token,
+    ctx: u64,
+}
+
+/// Memory of another process.
+#[derive(Debug)]
+struct Import {
+    /// How often it is open. The driver counts, too; it does not tell.
+    opens: u64,
+    ctx: u64,
+}
+
+/// What this client shares, and what of others it has open.
+#[derive(Debug)]
+pub struct Sharing {
+    exchange: Exchange,
+    /// Whether the driver is the software device, whose handles come with a descriptor.
+    software: bool,
+    /// Whether anything was ever shared: most programs share nothing, and then ends are not looked up.
+    any: AtomicBool,
+    exports: Mutex<HashMap<(u32, u64), Export>>,
+    imports: Mutex<HashMap<u64, Import>>,
+}
+
+impl Sharing {
+    /// Over an exchange.
+    #[must_use]
+    pub fn new(exchange: Exchange, software: bool) -> Sharing {
+        Sharing {
+            exchange,
+            software,
+            any: AtomicBool::new(false),
+            exports: Mutex::default(),
+            imports: Mutex::default(),
+        }
+    }
+
+    /// The token of an object, the same one as long as it lives; `export` gives the driver's handle.
+    fn token(
+        &self,
+        kind: u32,
+        object: u64,
+        ctx: u64,
+        export: impl FnOnce() -> Result<([u8; HANDLE_BYTES], Option<OwnedFd>), CUresult>,
+    ) -> Result<Token, CUresult> {
+        // Held throughout: two threads that share the same object get the same token.
+        let mut exports = lock(&self.exports);
+        if let Some(export) = exports.get(&(kind, object)) {
+            return Ok(export.token);
+        }
+        let (handle, descriptor) = export()?;
+        let token = self.exchange.leave(kind, handle, descriptor)?;
+        self.any.store(true, Ordering::Release);
+        exports.insert((kind, object), Export { token, ctx });
+        Ok(token)
+    }
+
+    /// What the driver needs to open an object by a token.
+    fn fetch(&self, kind: u32, token: Token) -> Result<Option<[u8; HANDLE_BYTES]>, CUresult> {
+        let Some((mut handle, descriptor)) = self.exchange.fetch(kind, token)? else {
+            return Ok(None);
+        };
+        if let Some(descriptor) = descriptor.filter(|_| self.software) {
+            vgpu_software::ipc::put_descriptor(&mut handle, descriptor);
+        }
+        Ok(Some(handle))
+    }
+
+    fn descriptor_of(&self, handle: &[u8; HANDLE_BYTES]) -> Option<OwnedFd> {
+        self.software
+            .then(|| vgpu_software::ipc::take_descriptor(handle))?
+    }
+
+    /// An object is about to end, if it is one that is shared: nobody can open it any more.
+    fn ends(&self, kind: u32, object: u64) {
+        if self.any.load(Ordering::Acquire)
+            && let Some(export) = lock(&self.exports).remove(&(kind, object))
+        {
+            self.exchange.withdraw(export.token);
+        }
+    }
+
+    /// Memory is about to be freed. Before the driver frees it: afterwards the same address may already be another's.
+    pub fn memory_ends(&self, address: u64) {
+        self.ends(MEMORY, address);
+    }
+
+    /// An event is about to be destroyed.
+    pub fn event_ends(&self, event: u64) {
+        self.ends(EVENT, event);
+    }
+
+    /// A context is gone, and what belonged to it.
+    pub fn context_died(&self, ctx: u64) {
+        lock(&self.exports).retain(|_, export| {
+            if export.ctx == ctx {
+                self.exchange.withdraw(export.token);
+            }
+            export.ctx != ctx
+        });
+        lock(&self.imports).retain(|_, import| import.ctx != ctx);
+    }
+
+    fn opened(&self, address: u64, ctx: u64) {
+        let mut imports = lock(&self.imports);
+        imports
+            .entry(address)
+            .or_insert(Import { opens: 0, ctx })
+            .opens += 1;
+    }
+
+    /// How often memory stays open after it was closed once more.
+    fn closed(&self, address: u64) -> u64 {
+        let mut imports = lock(&self.imports);
+        let Some(import) = imports.get_mut(&address) else {
+            return 0;
+        };
+        import.opens = import.opens.saturating_sub(1);
+        let left = import.opens;
+        if left == 0 {
+            imports.remove(&address);
+        }
+        left
+    }
+}
+
+/// `cuIpcGetMemHandle`.
+///
+/// # Errors
+/// What the client gets.
+pub fn get_memory(call: &mut Call<'_>) -> Outcome {
+    let dptr = CUdeviceptr(call.decode::<Lookup>()?.container);
+    call.worker.device_address(dptr.0)?;
+    let driver = call.driver();
+    let range = driver
+        .cuMemGetAddressRange_v2
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let get = driver.cuIpcGetMemHandle.ok_or(CUresult::NOT_SUPPORTED)?;
+    let (mut base, mut size) = (CUdeviceptr::NULL, 0);
+    // SAFETY: results have room; a plain address, which the driver looks up.
+    let found = unsafe { range(&raw mut base, &raw mut size, dptr) };
+    // CUDA knows one code for what is no allocation.
+    call.result(found).map_err(|error| match error {
+        CUresult::NOT_FOUND => CUresult::INVALID_VALUE,
+        other => other,
+    })?;
+    let (sharing, scope) = (&call.worker.sharing, call.request.header.scope);
+    let token = sharing.token(MEMORY, base.0, scope, || {
+        let mut handle = CUipcMemHandle::default();
+        // SAFETY: the result has room; a plain address, which the driver looks up.
+        call.result(unsafe { get(&raw mut handle, dptr) })?;
+        Ok((handle.bytes, sharing.descriptor_of(&handle.bytes)))
+    })?;
+    call.reply(&SharedToken { bytes: token })
+}
+
+/// `cuIpcOpenMemHandle_v2`. The memory is charged to the client that allocated it.
+///
+/// # Errors
+/// What the client gets.
+pub fn open_memory(call: &mut Call<'_>) -> Outcome {
+    let request = call.decode::<OpenShared>()?;
+    let flags = u32::try_from(request.flags).map_err(|_| CUresult::INVALID_VALUE)?;
+    let driver = call.driver();
+    let open = driver
+        .cuIpcOpenMemHandle_v2
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let sharing = &call.worker.sharing;
+    let bytes = sharing
+        .fetch(exchange::MEMORY, request.token)?
+        .ok_or(CUresult::INVALID_VALUE)?;
+    let mut dptr = CUdeviceptr::NULL;
+    // SAFETY: the result has room; the handle is one that a driver gave to a worker of this user or machine.
+    call.result(unsafe { open(&raw mut dptr, CUipcMemHandle { bytes }, flags) })?;
+    if let Err(error) = call.worker.placed(dptr.0) {
+        // SAFETY: opened just now and known to nobody.
+        let _ = unsafe { vgpu_driver::call!(driver, cuIpcCloseMemHandle(dptr)) };
+        return Err(error);
+    }
+    sharing.opened(dptr.0, call.request.header.scope);
+    let mut size = 0;
+    // SAFETY: the result has room, the base is not wanted; a plain address, which the driver looks up.
+    let known = unsafe {
+        vgpu_driver::call!(
+            driver,
+            cuMemGetAddressRange_v2(std::ptr::null_mut(), &raw mut size, dptr)
+        )
+    };
+    call.reply(&OpenedMemory {
+        base: dptr.0,
+        size: if known == CUresult::SUCCESS {
+            size as u64
+        } else {
+            0
+        },
+    })
+}
+
+/// `cuIpcCloseMemHandle`.
+///
+/// # Errors
+/// What the client gets.
+pub fn close_memory(call: &mut Call<'_>) -> Outcome {
+    let dptr = CUdeviceptr(call.decode::<Lookup>()?.container);
+    call.worker.device_address(dptr.0)?;
+    let close = call
+        .driver()
+        .cuIpcCloseMemHandle
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    // SAFETY: a plain address, which the driver looks up.
+    call.result(unsafe { close(dptr) })?;
+    let left = call.worker.sharing.closed(dptr.0);
+    call.reply(&Word(left))
+}
+
+/// `cuIpcGetEventHandle`.
+///
+/// # Errors
+/// What the client gets.
+pub fn get_event(call: &mut Call<'_>) -> Outcome {
+    let event = CUevent(call.decode::<Lookup>()?.container);
+    call.live(event)?;
+    let ctx = call.entry(event)?.ctx;
+    let get = call
+        .driver()
+        .cuIpcGetEventHandle
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let sharing = &call.worker.sharing;
+    let token = sharing.token(EVENT, event.0, ctx, || {
+        let mut handle = CUipcEventHandle::default();
+        // SAFETY: the result has room, the event is live.
+        call.result(unsafe { get(&raw mut handle, event) })?;
+        Ok((handle.bytes, sharing.descriptor_of(&handle.bytes)))
+    })?;
+    call.reply(&SharedToken { bytes: token })
+}
+
+/// `cuIpcOpenEventHandle`.
+///
+/// # Errors
+/// What the client gets.
+pub fn open_event(call: &mut Call<'_>) -> Outcome {
+    let request = call.decode::<OpenShared>()?;
+    let open = call
+        .driver()
+        .cuIpcOpenEventHandle
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let bytes = call
+        .worker
+        .sharing
+        .fetch(EVENT, request.token)?
+        .ok_or(CUresult::INVALID_HANDLE)?;
+    let mut event = CUevent::NULL;
+    // SAFETY: the result has room; the handle is one that a driver gave to a worker of this user or machine.
+    call.result(unsafe { open(&raw mut event, CUipcEventHandle { bytes }) })?;
+    let entry = Entry {
+        ctx: call.request.header.scope,
+        ..Entry::default()
+    };
+    call.worker.live.enter(Kind::Event, event.0, entry);
+    call.reply(&Word(event.0))
+}
