@@ -231,8 +231,8 @@ mod tests {
         let (neighbour, _) = worker(&exchange, Domain::User(7));
         let (stranger, _) = worker(&exchange, Domain::User(8));
         let (guest, _) = worker(&exchange, Domain::Machine);
-        let token = exporter.leave(MEMORY, handle(1), None).expect("a token");
-        let other = exporter.leave(MEMORY, handle(1), None).expect("a token");
+        let token = exporter.leave(MEMORY, (handle(1), None)).expect("a token");
+        let other = exporter.leave(MEMORY, (handle(1), None)).expect("a token");
         assert_ne!(token, other);
         let found = neighbour.fetch(MEMORY, token).expect("an answer");
         assert_eq!(found.map(|(handle, _)| handle), Some(handle(1)));
@@ -264,7 +264,7 @@ mod tests {
         let (importer, _) = worker(&exchange, Domain::Machine);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("/dev/null"));
         let token = exporter
-            .leave(MEMORY, handle(2), Some(file()))
+            .leave(MEMORY, (handle(2), Some(file())))
             .expect("a token");
         for _ in 0..2 {
             let (_, descriptor) = importer
@@ -279,14 +279,14 @@ mod tests {
         }
         for _ in 1..MAX_DESCRIPTORS {
             exporter
-                .leave(MEMORY, handle(3), Some(file()))
+                .leave(MEMORY, (handle(3), Some(file())))
                 .expect("room");
         }
-        let more = exporter.leave(MEMORY, handle(3), Some(file()));
+        let more = exporter.leave(MEMORY, (handle(3), Some(file())));
         assert_eq!(more, Err(CUresult::OUT_OF_MEMORY));
-        assert!(exporter.leave(MEMORY, handle(3), None).is_ok());
+        assert!(exporter.leave(MEMORY, (handle(3), None)).is_ok());
         exporter.withdraw(token);
-        assert!(exporter.leave(MEMORY, handle(3), Some(file())).is_ok());
+        assert!(exporter.leave(MEMORY, (handle(3), Some(file()))).is_ok());
     }
 
     #[test]
@@ -295,11 +295,11 @@ mod tests {
         let (greedy, _) = worker(&exchange, Domain::Machine);
         let (other, _) = worker(&exchange, Domain::Machine);
         for _ in 0..MAX_LEFT {
-            greedy.leave(EVENT, handle(4), None).expect("room");
+            greedy.leave(EVENT, (handle(4), None)).expect("room");
         }
-        let more = greedy.leave(EVENT, handle(4), None);
+        let more = greedy.leave(EVENT, (handle(4), None));
         assert_eq!(more, Err(CUresult::OUT_OF_MEMORY));
-        assert!(other.leave(EVENT, handle(5), None).is_ok());
+        assert!(other.leave(EVENT, (handle(5), None)).is_ok());
     }
 
     #[test]

@@ -131,13 +131,16 @@ impl Work {
                 device::memory().end(range.start, |now| now.id == range.id);
                 Ok(())
             }
-            Self::Graph(nodes) => nodes.iter().fold(Ok(()), |so_far, node| match so_far {
-                Ok(()) => node.run(core),
-                failed => {
-                    node.abandon();
-                    failed
+            Self::Graph(nodes) => {
+                let mut so_far = Ok(());
+                for node in nodes.iter() {
+                    match so_far {
+                        Ok(()) => so_far = node.run(core),
+                        Err(_) => node.abandon(),
+                    }
                 }
-            }),
+                so_far
+            }
         }
     }
 

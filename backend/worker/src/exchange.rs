@@ -47,6 +47,9 @@ pub const TOKEN_BYTES: usize = 32;
 /// A token.
 pub type Token = [u8; TOKEN_BYTES];
 
+/// A driver's handle, and the descriptor that goes with it, if any.
+pub type Carried = ([u8; HANDLE_BYTES], Option<OwnedFd>);
+
 /// How long the daemon may take. It waits for nothing itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,12 +134,7 @@ impl Exchange {
     ///
     /// # Errors
     /// `NOT_SUPPORTED` without an exchange, `OUT_OF_MEMORY` when this client shares as much as it may.
-    pub fn leave(
-        &self,
-        kind: u32,
-        handle: [u8; HANDLE_BYTES],
-        descriptor: Option<OwnedFd>,
-    ) -> Result<Token, CUresult> {
+    pub fn leave(&self, kind: u32, (handle, descriptor): Carried) -> Result<Token, CUresult> {
         let request = Request {
             handle,
             ..Request::of(LEAVE, kind)
@@ -153,11 +151,7 @@ impl Exchange {
     ///
     /// # Errors
     /// `NOT_SUPPORTED` without an exchange.
-    pub fn fetch(
-        &self,
-        kind: u32,
-        token: Token,
-    ) -> Result<Option<([u8; HANDLE_BYTES], Option<OwnedFd>)>, CUresult> {
+    pub fn fetch(&self, kind: u32, token: Token) -> Result<Option<Carried>, CUresult> {
         let request = Request {
             token,
             ..Request::of(FETCH, kind)

@@ -2,7 +2,7 @@
 //! backend ([`exchange`](crate::exchange)).
 
 use crate::call::{Call, Outcome};
-use crate::exchange::{self, EVENT, Exchange, HANDLE_BYTES, MEMORY, Token};
+use crate::exchange::{Carried, EVENT, Exchange, HANDLE_BYTES, MEMORY, Token};
 use crate::live::{Entry, Kind, lock};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -25,12 +25,22 @@ struct Import {
     ctx: u64,
 }
 
+/// How the descriptor that goes with a handle is taken from it, and put into it elsewhere: for a driver that shares by
+/// descriptors.
+#[derive(Clone, Copy, Debug)]
+pub struct Carrier {
+    /// Takes it from a handle that the driver gave.
+    pub take: fn(&[u8; HANDLE_BYTES]) -> Option<OwnedFd>,
+    /// Puts it into a handle that the driver is to open.
+    pub put: fn(&mut [u8; HANDLE_BYTES], OwnedFd),
+}
+
 /// What this client shares, and what of others it has open.
 #[derive(Debug)]
 pub struct Sharing {
     exchange: Exchange,
-    /// Whether the driver is the software device, whose handles come with a descriptor.
-    software: bool,
+    /// For handles that come with a descriptor.
+    carrier: Option<Carrier>,
     /// Whether anything was ever shared: most programs share nothing, and then ends are not looked up.
     any: AtomicBool,
     exports: Mutex<HashMap<(u32, u64), Export>>,
@@ -40,10 +50,10 @@ pub struct Sharing {
 impl Sharing {
     /// Over an exchange.
     #[must_use]
-    pub fn new(exchange: Exchange, software: bool) -> Sharing {
+    pub fn new(exchange: Exchange, carrier: Option<Carrier>) -> Sharing {
         Sharing {
             exchange,
-            software,
+            carrier,
             any: AtomicBool::new(false),
             exports: Mutex::default(),
             imports: Mutex::default(),
@@ -56,15 +66,14 @@ impl Sharing {
         kind: u32,
         object: u64,
         ctx: u64,
-        export: impl FnOnce() -> Result<([u8; HANDLE_BYTES], Option<OwnedFd>), CUresult>,
+        export: impl FnOnce() -> Result<Carried, CUresult>,
     ) -> Result<Token, CUresult> {
         // Held throughout: two threads that share the same object get the same token.
         let mut exports = lock(&self.exports);
         if let Some(export) = exports.get(&(kind, object)) {
             return Ok(export.token);
         }
-        let (handle, descriptor) = export()?;
-        let token = self.exchange.leave(kind, handle, descriptor)?;
+        let token = self.exchange.leave(kind, export()?)?;
         self.any.store(true, Ordering::Release);
         exports.insert((kind, object), Export { token, ctx });
         Ok(token)
@@ -75,15 +84,14 @@ impl Sharing {
         let Some((mut handle, descriptor)) = self.exchange.fetch(kind, token)? else {
             return Ok(None);
         };
-        if let Some(descriptor) = descriptor.filter(|_| self.software) {
-            vgpu_software::ipc::put_descriptor(&mut handle, descriptor);
+        if let (Some(descriptor), Some(carrier)) = (descriptor, self.carrier) {
+            (carrier.put)(&mut handle, descriptor);
         }
         Ok(Some(handle))
     }
 
     fn descriptor_of(&self, handle: &[u8; HANDLE_BYTES]) -> Option<OwnedFd> {
-        self.software
-            .then(|| vgpu_software::ipc::take_descriptor(handle))?
+        (self.carrier?.take)(handle)
     }
 
     /// An object is about to end, if it is one that is shared: nobody can open it any more.
@@ -182,7 +190,7 @@ pub fn open_memory(call: &mut Call<'_>) -> Outcome {
         .ok_or(CUresult::NOT_SUPPORTED)?;
     let sharing = &call.worker.sharing;
     let bytes = sharing
-        .fetch(exchange::MEMORY, request.token)?
+        .fetch(MEMORY, request.token)?
         .ok_or(CUresult::INVALID_VALUE)?;
     let mut dptr = CUdeviceptr::NULL;
     // SAFETY: the result has room; the handle is one that a driver gave to a worker of this user or machine.

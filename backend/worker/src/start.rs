@@ -15,7 +15,7 @@
 use crate::call::Executor;
 use crate::exchange::Exchange;
 use crate::figures::Counts;
-use crate::ipc::Sharing;
+use crate::ipc::{Carrier, Sharing};
 use crate::issuer::{Ended, Issuer};
 use crate::output::Output;
 use crate::quota::Quota;
@@ -164,12 +164,17 @@ fn prepare(
     let output = Output::capture()?;
     channel.segments().reservation().steer_driver()?;
     let software = setup.device == DEVICE_SOFTWARE;
+    let mut carrier = None;
     let driver = match setup.device {
         DEVICE_CUDA => device::load_cuda()?,
         DEVICE_SOFTWARE => {
             vgpu_software::configure(vgpu_software::Options {
                 devices: i32::try_from(setup.software_devices).unwrap_or(1),
                 ..vgpu_software::Options::default()
+            });
+            carrier = Some(Carrier {
+                take: vgpu_software::ipc::take_descriptor,
+                put: vgpu_software::ipc::put_descriptor,
             });
             vgpu_software::driver()
         }
@@ -205,7 +210,7 @@ fn prepare(
         archs,
         budget,
         permits: Some(permits),
-        sharing: Sharing::new(exchange, software),
+        sharing: Sharing::new(exchange, carrier),
     })
 }
 

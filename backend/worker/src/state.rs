@@ -146,7 +146,7 @@ impl Parts {
             archs: Vec::new(),
             budget: SpinBudget::default(),
             permits: None,
-            sharing: Sharing::new(Exchange::none(), false),
+            sharing: Sharing::new(Exchange::none(), None),
         }
     }
 }

@@ -47,8 +47,6 @@ pub unsafe fn cuIpcGetMemHandle(
     if handle.is_null() || dptr.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
-    // What was posted so far has reached the device when others may look.
-    call::deliver(client)?;
     let bytes = share(client, number::cuIpcGetMemHandle, dptr.0)?;
     memory::share(dptr.0);
     write(handle, CUipcMemHandle { bytes })

@@ -106,7 +106,8 @@ fn enter_sharable(base: CUdeviceptr, len: u64) {
 /// Notes memory of another process, unless it was open already. With 0 bytes the driver did not say how much it is, and is
 /// asked when that matters.
 pub fn enter_imported(base: u64, len: u64) {
-    if len > 0 && find(base).is_none() {
+    let known = find(base).is_some_and(|range| range.base == base && range.kind == Kind::Imported);
+    if len > 0 && !known {
         enter(base, len, Kind::Imported);
     }
 }

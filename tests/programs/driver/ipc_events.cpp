@@ -40,15 +40,31 @@ static int child(char **argv) {
     CUevent event;
     CUstream stream;
     unsigned host = 0;
+    int shares = 0;
+    CU(cuDeviceGetAttribute(&shares, CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED, 0));
+    REQUIRE(shares, "events are shared, and the attribute says that they cannot be");
     CU(cuIpcOpenMemHandle(&words, memory_handle, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
     CU(cuIpcOpenEventHandle(&event, event_handle));
     CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    // The other process's stream is held: its record is not reached, whoever asks.
+    CU_IS(cuEventQuery(event), CUDA_ERROR_NOT_READY);
     CU(cuStreamWaitEvent(stream, event, 0));
+    CU_IS(cuStreamQuery(stream), CUDA_ERROR_NOT_READY);
+    REQUIRE(write(3, "", 1) == 1, "the other process is gone");
+    CU(cuEventSynchronize(event));
+    CU(cuEventQuery(event));
     CU(cuMemcpyDtoHAsync(&host, words, 4, stream));
     CU(cuStreamSynchronize(stream));
     REQUIRE(host == 4321, "the other process sees %u", host);
     CU(cuIpcCloseMemHandle(words));
+    CU(cuEventDestroy(event));
     return 0;
+}
+
+// Holds a stream until the other process writes, or ends.
+static void hold(void *pipe) {
+    char byte;
+    while (read(*static_cast<int *>(pipe), &byte, 1) < 0) {}
 }
 
 // A device that shares nothing refuses all of it, and hands out nothing that looks like a handle.
@@ -80,18 +96,29 @@ int main(int argc, char **argv) {
     CU(cuMemsetD32(words, 0, 4));
     int shares = 0;
     CU(cuDeviceGetAttribute(&shares, CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED, gpu.device));
-    if (!shares && !on_native_driver()) refuses_everything(words);
-    CU_OR_SKIP(cuIpcGetMemHandle(&memory_handle, words));
-    CU_OR_SKIP(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
-    CU_OR_SKIP(cuIpcGetEventHandle(&event_handle, event));
+    if (!shares) {
+        if (!on_native_driver()) refuses_everything(words);
+        SKIP("the device shares no events");
+    }
+    CU(cuIpcGetMemHandle(&memory_handle, words));
+    CU(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+    CU(cuIpcGetEventHandle(&event_handle, event));
+    CUevent own = nullptr;
+    REQUIRE(cuIpcOpenEventHandle(&own, event_handle) != CUDA_SUCCESS || on_native_driver(), "an event was opened in its own process");
     CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-    CU(launch(gpu.function("busy", test_name), stream, 32, words + 64, 200000u));
+    int ends[2];
+    REQUIRE(pipe(ends) == 0, "no pipe");
+    CU(cuLaunchHostFunc(stream, hold, &ends[0]));
     CU(launch(gpu.function("fill", test_name), stream, 1, words, 4321u, 1));
     CU(cuEventRecord(event, stream));
     std::string memory_text = hex(&memory_handle, sizeof memory_handle), event_text = hex(&event_handle, sizeof event_handle);
     char *arguments[] = {argv[0], const_cast<char *>("child"), memory_text.data(), event_text.data(), nullptr};
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 3);
     pid_t pid;
-    REQUIRE(posix_spawn(&pid, argv[0], nullptr, nullptr, arguments, environ) == 0, "posix_spawn failed");
+    REQUIRE(posix_spawn(&pid, argv[0], &actions, nullptr, arguments, environ) == 0, "posix_spawn failed");
+    close(ends[1]);
     int status = 0;
     REQUIRE(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the other process ended with %#x", unsigned(status));
     CU(cuStreamSynchronize(stream));
