@@ -350,6 +350,110 @@ fn the_heap_grows_and_is_registered() {
 }
 
 #[test]
+fn only_the_heaps_pages_are_registered() {
+    let daemon = Daemon::start(&[]);
+    let client = daemon.connect();
+    client.retain();
+    let block = client.channel.alloc(8192, 4096).unwrap();
+    let segments = client.channel.segments();
+    let (control, end) = (segments.list()[0].address, segments.end());
+    // As programs have their own memory: among what the worker filled to steer its driver.
+    let own = 0x7e12_3456_7000_u64;
+    let asked = |address: u64, bytes: u64, block: u64, flags: u32| {
+        let register = RegisterHost {
+            address,
+            bytes,
+            block,
+            flags,
+            pad: 0,
+        };
+        client
+            .call(call::cuMemHostRegister_v2, &[register.as_bytes()])
+            .0
+    };
+    let unregister = |address: u64| {
+        client
+            .call(call::cuMemHostUnregister, &[address.as_bytes()])
+            .0
+    };
+    let driver = client.alloc(4096);
+    for (what, address, bytes, block, flags) in [
+        ("the control segment", own, 8192, control, 0),
+        ("behind the heap", own, 8192, end - 4096, 0),
+        ("no memory of the channel's", own, 8192, own, 0),
+        ("no page", own, 4096, block + 64, 0),
+        ("the heap itself", block, 8192, block, 0),
+        ("device memory", driver, 4096, block, 0),
+        ("no bytes", own, 0, block, 0),
+        ("beyond all addresses", u64::MAX - 4096, 8192, block, 0),
+        ("the kernel's", 0xffff_8000_0000_0000, 4096, block, 0),
+        ("the first page", 0, 4096, block, 0),
+        ("memory of devices", own, 8192, block, 4),
+    ] {
+        let refused = asked(address, bytes, block, flags);
+        assert_eq!(refused, CUresult::INVALID_VALUE, "{what}");
+    }
+    assert_eq!(unregister(own), CUresult::HOST_MEMORY_NOT_REGISTERED);
+
+    let dptr = client.alloc(8192);
+    let copied = |src: u64, len: u64| {
+        let copy = CopyIn {
+            dst: dptr,
+            src,
+            len,
+            stream: 0,
+        };
+        client
+            .call(call::cuMemcpyHtoDAsync_v2, &[copy.as_bytes()])
+            .0
+    };
+    for _ in 0..2 {
+        assert_eq!(copied(own + 100, 64), CUresult::INVALID_VALUE);
+        client.channel.copy_in(block + 164, b"registered").unwrap();
+        assert_eq!(asked(own + 100, 6000, block, 3), CUresult::SUCCESS);
+        for (address, bytes) in [
+            (own + 100, 6000),
+            (own, 4096),
+            (own + 4096, 4096),
+            (own - 4096, 16384),
+        ] {
+            let twice = asked(address, bytes, block, 0);
+            assert_eq!(
+                twice,
+                CUresult::HOST_MEMORY_ALREADY_REGISTERED,
+                "{address:#x}"
+            );
+        }
+        assert_eq!(copied(own + 164, 10), CUresult::SUCCESS);
+        let back = client.share(&[0; 10]);
+        let copy = CopyOut {
+            dst: back.addr,
+            src: dptr,
+            len: 10,
+            stream: 0,
+        };
+        client.post(call::cuMemcpyDtoHAsync_v2, 0, &[copy.as_bytes()]);
+        client.flush(0);
+        assert_eq!(client.read(back), b"registered");
+        for (src, len) in [
+            (own, 64),
+            (own + 100, 6001),
+            (own + 6099, 2),
+            (own + 100, u64::MAX),
+        ] {
+            assert_eq!(
+                copied(src, len),
+                CUresult::INVALID_VALUE,
+                "{src:#x}+{len:#x}"
+            );
+        }
+        assert_eq!(unregister(own), CUresult::HOST_MEMORY_NOT_REGISTERED);
+        assert_eq!(unregister(own + 100), CUresult::SUCCESS);
+        assert_eq!(unregister(own + 100), CUresult::HOST_MEMORY_NOT_REGISTERED);
+    }
+}
+
+#[test]
 fn a_capture_prohibits_what_cuda_prohibits() {
     let daemon = Daemon::start(&[]);
     let client = daemon.connect();

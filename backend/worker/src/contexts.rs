@@ -60,7 +60,7 @@ fn release_one(call: &mut Call<'_>, device: CUdevice, ctx: u64) -> Outcome {
     let registrar = &call.worker.registrar;
     let last = registrar.is_last(device.0);
     if last {
-        registrar.about_to_die(call.worker, ctx);
+        about_to_die(call, ctx);
     }
     call.thread.forget_current();
     // SAFETY: a device of this driver.
@@ -86,7 +86,7 @@ pub fn reset(call: &mut Call<'_>) -> Outcome {
         .cuDevicePrimaryCtxReset_v2
         .ok_or(CUresult::NOT_SUPPORTED)?;
     let ctx = primary_of(call, device);
-    call.worker.registrar.about_to_die(call.worker, ctx);
+    about_to_die(call, ctx);
     call.thread.forget_current();
     // SAFETY: a device of this driver.
     let result = call.result(unsafe { function(device) });
@@ -140,7 +140,7 @@ pub fn destroy(call: &mut Call<'_>) -> Outcome {
         .driver()
         .cuCtxDestroy_v2
         .ok_or(CUresult::NOT_SUPPORTED)?;
-    call.worker.registrar.about_to_die(call.worker, ctx.0);
+    about_to_die(call, ctx.0);
     let entry = call.worker.live.remove(Kind::Context, ctx.0);
     call.thread.forget_current();
     // SAFETY: the context was live until just now, and is no primary one.
@@ -152,6 +152,12 @@ pub fn destroy(call: &mut Call<'_>) -> Outcome {
     }
     died(call, ctx.0);
     Ok(())
+}
+
+/// Takes all registrations out of a context.
+fn about_to_die(call: &Call<'_>, ctx: u64) {
+    call.worker.registered.about_to_die(call.worker, ctx);
+    call.worker.registrar.about_to_die(call.worker, ctx);
 }
 
 /// Forgets what died with a context and registers the heap elsewhere.
@@ -167,6 +173,7 @@ fn died(call: &mut Call<'_>, ctx: u64) {
     worker.posted.context_died(ctx);
     worker.quota.context_died(ctx);
     worker.sharing.context_died(ctx);
+    worker.registered.context_died(ctx);
     worker.registrar.died(worker);
     call.thread.forget_current();
 }

@@ -151,7 +151,7 @@ pub fn copy_in(call: &mut Call<'_>) -> Outcome {
         let bytes = call.take_bytes(len)?;
         bytes.as_ptr().cast::<c_void>()
     } else {
-        call.worker.shared_range(args.src, args.len)?;
+        call.worker.host_range(args.src, args.len)?;
         args.src as *const c_void
     };
     call.done()?;
@@ -179,7 +179,7 @@ pub fn copy_out(call: &mut Call<'_>) -> Outcome {
     let args = call.decode::<CopyOut>()?;
     let stream = call.in_stream(CUstream(args.stream))?;
     call.worker.device_range(args.src, args.len)?;
-    call.worker.shared_range(args.dst, args.len)?;
+    call.worker.host_range(args.dst, args.len)?;
     let len = usize::try_from(args.len).map_err(|_| call.malformed())?;
     let copy = call
         .driver()
@@ -283,7 +283,7 @@ fn check_side(
     }
     let extent = span.extent(copy).ok_or(CUresult::INVALID_VALUE)?;
     match kind {
-        CU_MEMORYTYPE_HOST => call.worker.shared_range(host, extent),
+        CU_MEMORYTYPE_HOST => call.worker.host_range(host, extent),
         CU_MEMORYTYPE_DEVICE | CU_MEMORYTYPE_UNIFIED => call.worker.device_range(device, extent),
         _ => Err(CUresult::INVALID_VALUE),
     }

@@ -6,7 +6,7 @@
 use crate::call::{Call, Outcome};
 use crate::{
     arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, ipc,
-    launch, link, memory, modules, streams, tensor_maps, timeline,
+    launch, link, memory, modules, registered, streams, tensor_maps, timeline,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
@@ -86,6 +86,7 @@ pub use modules::{
     module_global as cuModuleGetGlobal_v2, unload_library as cuLibraryUnload,
     unload_module as cuModuleUnload,
 };
+pub use registered::{register as cuMemHostRegister_v2, unregister as cuMemHostUnregister};
 pub use streams::{
     begin_capture as cuStreamBeginCapture_v2,
     begin_capture_to_graph as cuStreamBeginCaptureToGraph,

@@ -53,6 +53,7 @@ pub mod modules;
 pub mod output;
 pub mod printing;
 pub mod quota;
+pub mod registered;
 pub mod registration;
 pub mod rules;
 pub mod setup;

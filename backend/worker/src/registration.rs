@@ -131,7 +131,7 @@ impl Registrar {
     }
 }
 
-fn set_current(worker: &Worker, ctx: u64) -> Outcome {
+pub(crate) fn set_current(worker: &Worker, ctx: u64) -> Outcome {
     let set = worker
         .driver
         .cuCtxSetCurrent

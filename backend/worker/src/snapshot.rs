@@ -15,7 +15,6 @@ const MASKED: &[usize] = &[
     88,  // pageable memory access
     89,  // concurrent managed access
     96,  // cooperative launches on several devices
-    99,  // registration of the program's own memory
     100, // pageable access through the host's page tables
     101, // direct managed access from the host
     103, // export of memory as a POSIX descriptor
@@ -50,6 +49,9 @@ const MANAGED_MEMORY: usize = 83;
 const CAN_MAP_HOST_MEMORY: usize = 19;
 const UNIFIED_ADDRESSING: usize = 41;
 
+/// Registration of the program's own memory, which needs a channel of ordinary pages.
+const HOST_REGISTER: usize = 99;
+
 /// Stream memory operations of the first version, and the 64-bit ones of the second.
 const MEMOPS: [usize; 2] = [92, 122];
 
@@ -70,14 +72,21 @@ pub struct Taken {
     pub primaries: Vec<u64>,
 }
 
-/// Asks an initialised driver with `devices` devices about everything.
-pub fn take(driver: &Driver, devices: i32, software: bool, quota: &Quota) -> Taken {
+/// Asks an initialised driver with `devices` devices about everything. `registers`: the program's own
+/// memory can be registered.
+pub fn take(
+    driver: &Driver,
+    devices: i32,
+    software: bool,
+    registers: bool,
+    quota: &Quota,
+) -> Taken {
     let devices = devices.clamp(0, MAX_DEVICES);
     let mut version = 0;
     // SAFETY: the result has room.
     let _ = unsafe { vgpu_driver::call!(driver, cuDriverGetVersion(&raw mut version)) };
     let snapshots: Vec<DeviceSnapshot> = (0..devices)
-        .map(|ordinal| device(driver, CUdevice(ordinal), quota))
+        .map(|ordinal| device(driver, CUdevice(ordinal), registers, quota))
         .collect();
     let writes = driver.cuStreamWriteValue32_v2.is_some()
         && snapshots.iter().all(|device| {
@@ -112,7 +121,7 @@ pub fn failed(status: CUresult) -> Vec<u8> {
     .to_vec()
 }
 
-fn device(driver: &Driver, dev: CUdevice, quota: &Quota) -> DeviceSnapshot {
+fn device(driver: &Driver, dev: CUdevice, registers: bool, quota: &Quota) -> DeviceSnapshot {
     let mut snapshot = DeviceSnapshot::new_zeroed();
     let (name, name_len) = (
         snapshot.name.as_mut_ptr().cast(),
@@ -145,7 +154,7 @@ fn device(driver: &Driver, dev: CUdevice, quota: &Quota) -> DeviceSnapshot {
         let result = unsafe {
             vgpu_driver::call!(driver, cuDeviceGetAttribute(&raw mut value, id as i32, dev))
         };
-        if MASKED.contains(&id) {
+        if MASKED.contains(&id) || (id == HOST_REGISTER && !registers) {
             value = 0;
         }
         if let (Some(to), Some(status)) = (
@@ -222,14 +231,13 @@ mod tests {
             cuDeviceGetAttribute: Some(always_one),
             ..Driver::default()
         };
-        let snapshot = device(
-            &driver,
-            CUdevice(0),
-            &Quota::new(0, crate::figures::Counts::private()),
-        );
+        let quota = Quota::new(0, crate::figures::Counts::private());
+        let snapshot = device(&driver, CUdevice(0), false, &quota);
         for masked in [88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
             assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
         }
+        let registers = device(&driver, CUdevice(0), true, &quota);
+        assert_eq!(registers.attributes[HOST_REGISTER], 1);
         // Warp size, streams beside copies, unified addressing, cooperative launches.
         for kept in [10, 15, 41, 95] {
             assert_eq!(snapshot.attributes[kept], 1, "attribute {kept}");

@@ -185,7 +185,11 @@ fn prepare(
         refuse_heterogeneous_memory(&driver, devices)?;
     }
     let quota = Quota::new(setup.quota, Counts::private());
-    let taken = snapshot::take(&driver, devices, software, &quota);
+    let registers = channel
+        .heap_segments()
+        .first()
+        .is_some_and(|heap| channel.segments().is_plain(heap.address, heap.len));
+    let taken = snapshot::take(&driver, devices, software, registers, &quota);
     channel.write_snapshot(&taken.bytes)?;
     let archs = if software {
         Vec::new()

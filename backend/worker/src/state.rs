@@ -12,6 +12,7 @@ use crate::live::{Live, lock};
 use crate::output::Output;
 use crate::printing::Printing;
 use crate::quota::Quota;
+use crate::registered::Registered;
 use crate::registration::Registrar;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -69,6 +70,8 @@ pub struct Worker {
     pub quota: Quota,
     /// Registration of shared memory with the driver.
     pub registrar: Registrar,
+    /// The program's own memory that is registered.
+    pub registered: Registered,
     /// Posted copies that other streams must wait for.
     pub posted: PostedCopies,
     /// Linker invocations.
@@ -178,6 +181,7 @@ impl Worker {
             gate: Gate::default(),
             quota: Quota::new(parts.quota, parts.figures.clone()),
             registrar: Registrar::default(),
+            registered: Registered::default(),
             posted: PostedCopies::default(),
             links: Links::default(),
             sharing: parts.sharing,
@@ -255,12 +259,7 @@ impl Worker {
         if address == 0 || self.addresses == Addresses::Anywhere {
             return Ok(());
         }
-        let mapped = match self.channel.window().classify(address) {
-            Place::Driver | Place::Low => true,
-            Place::Shared => self.channel.contains(address, 1),
-            Place::Outside => false,
-        };
-        if mapped {
+        if self.in_window(address) || self.registered.holds(address, 1) {
             Ok(())
         } else {
             self.refused(&self.counters.addresses);
@@ -268,8 +267,17 @@ impl Worker {
         }
     }
 
+    /// Whether an address is the driver's by its place, or in a mapped segment.
+    fn in_window(&self, address: u64) -> bool {
+        match self.channel.window().classify(address) {
+            Place::Driver | Place::Low => true,
+            Place::Shared => self.channel.contains(address, 1),
+            Place::Outside => false,
+        }
+    }
+
     /// Whether a range of device addresses may be handed to the driver: it must not begin in one
-    /// part of the window and end in another, or behind the last shared segment.
+    /// part of the window and end in another, or behind the last shared segment or the registered range.
     ///
     /// # Errors
     /// `INVALID_VALUE`.
@@ -283,7 +291,11 @@ impl Worker {
         let place = window.classify(address);
         let last = address.checked_add(len - 1);
         let whole = last.is_some_and(|last| window.classify(last) == place)
-            && (place != Place::Shared || self.channel.contains(address, len));
+            && match place {
+                Place::Driver | Place::Low => true,
+                Place::Shared => self.channel.contains(address, len),
+                Place::Outside => self.registered.holds(address, len),
+            };
         if whole {
             Ok(())
         } else {
@@ -298,9 +310,11 @@ impl Worker {
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub fn placed(&self, address: u64) -> Result<(), CUresult> {
-        if self.device_address(address).is_ok() {
+        let anywhere = address == 0 || self.addresses == Addresses::Anywhere;
+        if anywhere || self.in_window(address) {
             return Ok(());
         }
+        self.refused(&self.counters.addresses);
         if self.counters.misplaced.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!("the driver allocated at {address:#x}, outside the window");
         }
@@ -319,6 +333,19 @@ impl Worker {
             self.refused(&self.counters.addresses);
             Err(CUresult::INVALID_VALUE)
         }
+    }
+
+    /// Whether a host range that the client named for a copy lies in shared memory, at its place in
+    /// the heap or where the program registered it.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE`.
+    #[inline]
+    pub fn host_range(&self, address: u64, len: u64) -> Result<(), CUresult> {
+        if self.registered.holds(address, len) {
+            return Ok(());
+        }
+        self.shared_range(address, len)
     }
 
     /// Says once per number that a call is not served.

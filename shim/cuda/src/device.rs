@@ -1,7 +1,7 @@
 //! Devices: everything is answered from the snapshot taken when the process connected.
 
 use crate::client::{self, Device};
-use crate::write;
+use crate::{register, write};
 use core::ffi::{CStr, c_char};
 use vgpu_protocol::cuda::*;
 
@@ -171,6 +171,9 @@ pub unsafe fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice) -> Result<()
     write(bytes, device(dev)?.snapshot().total_memory as usize)
 }
 
+/// `CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED`.
+const HOST_REGISTER_SUPPORTED: i32 = 99;
+
 /// `cuDeviceGetAttribute`.
 ///
 /// # Safety
@@ -180,7 +183,9 @@ pub unsafe fn cuDeviceGetAttribute(
     attribute: i32,
     dev: CUdevice,
 ) -> Result<(), CUresult> {
-    write(value, device(dev)?.attribute(attribute)?)
+    let known = device(dev)?.attribute(attribute)?;
+    let masked = attribute == HOST_REGISTER_SUPPORTED && !register::offered();
+    write(value, if masked { 0 } else { known })
 }
 
 /// `cuDeviceGetUuid`.

@@ -131,18 +131,7 @@ macro_rules! manual {
     };
 }
 
-macro_rules! refused {
-    ($class:ident $name:ident ($($arg:ident : $dir:ident $ty:ty),*)) => {
-        #[doc = concat!("`", stringify!($name), "`: not implemented.")]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $name($(_: parameter!($dir $ty)),*) -> CUresult {
-            guard::call(stringify!($name), call_class!($class), unsupported)
-        }
-    };
-}
-
 macro_rules! export {
-    (stub $class:ident $name:ident ($($arguments:tt)*)) => { refused!($class $name ($($arguments)*)); };
     (auto $class:ident $name:ident ($($arguments:tt)*)) => { automatic!($class $name $name NullStream::Legacy, ($($arguments)*)); };
     (auto $class:ident $name:ident | $twin:ident ($($arguments:tt)*)) => {
         automatic!($class $name $name NullStream::Legacy, ($($arguments)*));

@@ -47,6 +47,7 @@ mod managed;
 mod memory;
 mod module;
 mod pool;
+mod register;
 mod resolve;
 mod stats;
 mod stream;
@@ -78,6 +79,7 @@ mod hand {
     pub use crate::memory::*;
     pub use crate::module::*;
     pub use crate::pool::*;
+    pub use crate::register::{cuMemHostRegister_v2, cuMemHostUnregister};
     pub use crate::resolve::*;
     pub use crate::stream::*;
     pub use crate::tables::*;

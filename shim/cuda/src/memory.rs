@@ -2,7 +2,7 @@
 //! address is follows from its place in the window; how far it reaches, from the map kept here.
 
 use crate::client::{self, Client};
-use crate::{call, context, managed, stream, write};
+use crate::{call, context, managed, register, stream, write};
 use core::ffi::c_void;
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -22,6 +22,8 @@ pub enum Kind {
     Device,
     /// Pinned host memory of the channel's heap, with the flags of its allocation.
     Host(u32),
+    /// The program's own memory, registered with these flags.
+    Registered(u32),
     /// Managed memory, in the channel's heap too.
     Managed,
     /// A variable of this module or library.
@@ -64,7 +66,8 @@ struct Map {
 
 static MAP: LazyLock<RwLock<Map>> = LazyLock::new(RwLock::default);
 
-fn enter(base: u64, len: u64, kind: Kind) {
+/// Notes memory of the current context.
+pub fn enter(base: u64, len: u64, kind: Kind) {
     enter_as(base, len, kind, false);
 }
 
@@ -162,6 +165,7 @@ pub fn context_died(ctx: CUcontext) {
     map.ranges.retain(|_, range| range.ctx != ctx);
     drop(map);
     if let Ok(client) = client::entered() {
+        register::context_died(client, ctx);
         for (base, len) in shared {
             managed::forget(base, len);
             // Nothing of the context runs any more, so the block can be used again.
@@ -211,8 +215,8 @@ pub enum Side {
     /// Device memory by its place, but not known here, so that the driver decides, or seen by other processes: either way
     /// commands are calls, which return after they were issued (`semantics.md` 5).
     Unknown,
-    /// Pinned or managed memory of the channel, which both sides and the device use at the same
-    /// address.
+    /// Pinned, registered or managed memory, which is the channel's: both sides and the device use it
+    /// at the same address.
     Pinned,
     /// The program's own pageable memory.
     Pageable,
@@ -225,6 +229,10 @@ pub enum Side {
 pub fn side(client: &Client, address: u64, len: u64) -> Result<Side, CUresult> {
     let place = client.classify(address);
     match place {
+        Place::Outside if register::any() => match find(address) {
+            Some(range) if address - range.base + len <= range.len => Ok(Side::Pinned),
+            _ => Ok(Side::Pageable),
+        },
         Place::Outside => Ok(Side::Pageable),
         Place::Shared => match find(address) {
             Some(range) if address - range.base + len <= range.len => Ok(Side::Pinned),
@@ -395,7 +403,7 @@ pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Result<(), CUresult> {
 fn pinned(pointer: *mut c_void) -> Result<(Range, u32), CUresult> {
     match find(pointer as u64) {
         Some(range) => match range.kind {
-            Kind::Host(flags) => Ok((range, flags)),
+            Kind::Host(flags) | Kind::Registered(flags) => Ok((range, flags)),
             _ => Err(CUresult::INVALID_VALUE),
         },
         None => Err(CUresult::INVALID_VALUE),
@@ -501,7 +509,7 @@ unsafe fn known_attribute(
     ptr: u64,
     range: &Range,
 ) -> Result<(), CUresult> {
-    let host = matches!(range.kind, Kind::Host(_));
+    let host = matches!(range.kind, Kind::Host(_) | Kind::Registered(_));
     let managed = range.kind == Kind::Managed;
     // SAFETY: the caller's contract: `data` has the width of the attribute in `cuda.h`.
     unsafe {

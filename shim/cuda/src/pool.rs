@@ -97,8 +97,8 @@ pub unsafe fn cuMemFreeAsync(
         dptr: Word::of(dptr),
         stream: Word::of(state.handle),
     };
-    // Memory of the channel's heap is no allocation of the driver's.
-    if client.classify(dptr.0) == Place::Shared {
+    // Memory of the channel's heap, and the program's own, is no allocation of the driver's.
+    if matches!(client.classify(dptr.0), Place::Shared | Place::Outside) {
         return Err(CUresult::INVALID_VALUE);
     }
     // What is not an allocation the shim knows is for the driver to judge, before we return.

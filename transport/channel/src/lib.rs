@@ -18,8 +18,9 @@
 //!
 //! # Unsafe code
 //!
-//! All of it is in [`shm`] (raw maps, the copy, control words) and in the four accessors of [`segment`] that turn a
-//! checked address into an access. All atomics come from [`sync`].
+//! All of it is in [`shm`] (raw maps, the copy, control words), in the four accessors of [`segment`] that turn a
+//! checked address into an access, and in [`alias`], [`adopt`] and their helper that holds writers off, which exchange
+//! pages. All atomics come from [`sync`].
 
 pub mod sync;
 
@@ -32,9 +33,15 @@ pub mod staging;
 pub mod timeline;
 
 #[cfg(not(loom))]
+pub mod adopt;
+#[cfg(not(loom))]
+pub mod alias;
+#[cfg(not(loom))]
 pub mod client;
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(not(loom))]
+mod hold;
 #[cfg(not(loom))]
 pub mod link;
 #[cfg(not(loom))]

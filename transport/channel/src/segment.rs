@@ -312,6 +312,8 @@ pub struct Segments {
 #[derive(Debug, Default)]
 struct Mapped {
     list: Vec<Segment>,
+    /// Those that are files of ordinary pages.
+    plain: Vec<Segment>,
     /// Mappings that they are, as far as is known: the kernel may have merged some across segments.
     maps: usize,
 }
@@ -382,8 +384,24 @@ impl Segments {
     ///
     /// [`SegmentError::Address`], [`SegmentError::TooManyMaps`], or the system's refusal.
     pub fn append(&self, address: u64, segment: &SegmentFd) -> Result<Segment, SegmentError> {
-        self.place(address, segment.len, 1, |reserved, dont_fork| {
+        let mapped = self.place(address, segment.len, 1, |reserved, dont_fork| {
             reserved.map_shared(address, segment.len, segment.as_fd(), 0, dont_fork)
+        })?;
+        let mut all = lock(&self.mapped);
+        if !segment.huge && !all.plain.contains(&mapped) {
+            all.plain.push(mapped);
+        }
+        Ok(mapped)
+    }
+
+    /// Whether `address .. address + len` lies in one segment that is a file of ordinary pages, so that its pages can be
+    /// mapped anywhere. Never in a virtual machine, whose segments are huge pages.
+    #[must_use]
+    pub fn is_plain(&self, address: u64, len: u64) -> bool {
+        let end = address.checked_add(len);
+        lock(&self.mapped).plain.iter().any(|segment| {
+            segment.address <= address
+                && end.is_some_and(|end| end <= segment.address + segment.len)
         })
     }
 

@@ -410,6 +410,25 @@ impl Reserved {
         Ok(reserved)
     }
 
+    /// Replaces what is mapped at `start .. start + len` by address space without memory, for good.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub(crate) fn again(start: u64, len: u64) -> io::Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: the one caller is an alias that ends, which alone held the range.
+        unsafe {
+            rustix::mm::mmap_anonymous(
+                start as *mut c_void,
+                len as usize,
+                ProtFlags::empty(),
+                flags,
+            )?
+        };
+        Ok(())
+    }
+
     /// First address.
     #[must_use]
     pub fn start(&self) -> u64 {

@@ -11,8 +11,10 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 
 use crate::shm::{self, Reserved};
+use crate::sync::{Mutex, lock};
 
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
@@ -98,6 +100,12 @@ impl Window {
         }
     }
 
+    /// Whether an address from `start` up to `end` lies in the window.
+    #[must_use]
+    pub const fn overlaps(&self, start: u64, end: u64) -> bool {
+        start < self.end() && self.high < end || start < self.low + self.low_len && self.low < end
+    }
+
     /// First address of the driver part.
     #[must_use]
     pub const fn driver(&self) -> u64 {
@@ -137,6 +145,8 @@ pub struct Reservation {
     window: Window,
     high: Reserved,
     _low: Option<Reserved>,
+    /// Address space that [`Reservation::steer_driver`] filled and nobody has taken since.
+    filled: Mutex<Vec<Range<u64>>>,
 }
 
 impl Reservation {
@@ -171,6 +181,7 @@ impl Reservation {
             window: *window,
             high,
             _low: Some(low),
+            filled: Mutex::default(),
         })
     }
 
@@ -186,6 +197,7 @@ impl Reservation {
             window: *window,
             high,
             _low: None,
+            filled: Mutex::default(),
         })
     }
 
@@ -209,6 +221,7 @@ impl Reservation {
                         window,
                         high,
                         _low: None,
+                        filled: Mutex::default(),
                     });
                 }
                 Err(WindowError::Taken(_)) => {}
@@ -252,7 +265,41 @@ impl Reservation {
     ///
     /// [`WindowError::NotSteered`] when maps still go elsewhere, or the system's refusal.
     pub fn steer_driver(&self) -> Result<(), WindowError> {
-        steer(&self.window)
+        let mut filled = Vec::new();
+        let steered = steer(&self.window, &mut filled);
+        for range in filled {
+            self.give_filled(range.start, range.end);
+        }
+        steered
+    }
+
+    /// Takes `start .. end` out of the filled space, if all of it is there: the caller may map there.
+    pub(crate) fn take_filled(&self, start: u64, end: u64) -> bool {
+        let mut filled = lock(&self.filled);
+        let Some(at) = filled
+            .iter()
+            .position(|range| range.start <= start && end <= range.end)
+        else {
+            return false;
+        };
+        let range = filled.swap_remove(at);
+        let rests = [range.start..start, end..range.end];
+        filled.extend(rests.into_iter().filter(|rest| !rest.is_empty()));
+        true
+    }
+
+    /// Gives filled space back, joined to its neighbours.
+    pub(crate) fn give_filled(&self, start: u64, end: u64) {
+        let mut filled = lock(&self.filled);
+        let mut whole = start..end;
+        filled.retain(|range| {
+            let joins = range.end == whole.start || range.start == whole.end;
+            if joins {
+                whole = whole.start.min(range.start)..whole.end.max(range.end);
+            }
+            !joins
+        });
+        filled.push(whole);
     }
 }
 
@@ -320,15 +367,16 @@ fn gaps(maps: &str, from: u64, to: u64) -> Vec<Gap> {
 }
 
 /// Where user addresses end without five-level paging.
-const USER_END: u64 = 0x7fff_ffff_f000;
+pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
 
-fn fill(start: u64, end: u64) -> Result<(), WindowError> {
+fn fill(start: u64, end: u64, filled: &mut Vec<Range<u64>>) -> Result<(), WindowError> {
     if end <= start {
         return Ok(());
     }
     match Reserved::exactly(start, end - start) {
         Ok(reserved) => {
             reserved.leak();
+            filled.push(start..end);
             Ok(())
         }
         // Another thread mapped something there meanwhile; the next round of `steer` sees it.
@@ -343,7 +391,7 @@ fn read_maps() -> Result<String, WindowError> {
     fs::read_to_string("/proc/self/maps").map_err(WindowError::System)
 }
 
-fn steer(window: &Window) -> Result<(), WindowError> {
+fn steer(window: &Window, filled: &mut Vec<Range<u64>>) -> Result<(), WindowError> {
     for gap in gaps(&read_maps()?, window.end(), USER_END) {
         let start = if gap.above_heap {
             gap.start.saturating_add(HEAP_ROOM)
@@ -355,7 +403,7 @@ fn steer(window: &Window) -> Result<(), WindowError> {
         } else {
             gap.end
         };
-        fill(start, end)?;
+        fill(start, end, filled)?;
     }
     let mut landed = 0;
     // Large maps see only large gaps, small ones every gap: each size is tried until it goes where it should.
@@ -397,7 +445,7 @@ fn steer(window: &Window) -> Result<(), WindowError> {
             } else {
                 (start, end)
             };
-            fill(start, end)?;
+            fill(start, end, filled)?;
         }
     }
     if window.classify(landed) == Place::Driver {

@@ -51,8 +51,6 @@ pub struct CallInfo {
     pub place: Place,
     /// Whether an active capture may prohibit it.
     pub unsafe_in_capture: bool,
-    /// Whether programs can use it; a row that is here only for the worker's own use is refused.
-    pub implemented: bool,
 }
 
 /// The [`Class`] of the table's class column.
@@ -93,14 +91,6 @@ macro_rules! capture {
         true
     };
 }
-macro_rules! implemented {
-    (stub) => {
-        false
-    };
-    ($body:ident) => {
-        true
-    };
-}
 macro_rules! optional {
     () => {
         None
@@ -123,7 +113,6 @@ macro_rules! collect_calls {
             class: call_class!($class),
             place: place!($place),
             unsafe_in_capture: capture!($capture),
-            implemented: implemented!($shim),
         }),*];
 
         /// The number of each call, by its exported name.

@@ -13,7 +13,7 @@
 //! | class | `lookup` answered in the guest without device, context, stream, memory or event, so inside a host function too (`semantics.md` 24) · `local` answered in the guest · `post` fire and forget, a closed list (`semantics.md` 9) · `call` needs an answer · `host` names a path, a descriptor or host memory: the guest reads its own files and sends bytes, and what names an object for other processes travels as a token of the daemon's (`isolation.md` 15) |
 //! | where | who executes it in the worker: `issuer` (cannot block), `lane` (may block: the caller's own worker thread, `semantics.md` 1), `guest` (nobody) |
 //! | capture | `unsafe` if prohibited while a stream capture is active, by the capture mode's rules (`semantics.md` 2) |
-//! | shim, backend | `auto` generated from this row; `hand` a function of the same name; `stub` refused with `NOT_SUPPORTED` (the row is here for the worker's own use); `none` nothing to do on that side |
+//! | shim, backend | `auto` generated from this row; `hand` a function of the same name; `none` nothing to do on that side |
 //! | since | the CUDA version in which this very ABI appeared: `cuGetProcAddress` answers follow from it |
 //! | twin | the `_ptsz`/`_ptds` export: the same call with the per-thread default stream |
 //!
@@ -160,8 +160,8 @@ macro_rules! cuda_calls {
         115 local/guest/unsafe hand/none cuMemAllocHost_v2 @3020 (pointer: raw *mut *mut c_void, bytes: val usize);
         116 local/guest/unsafe hand/none cuMemHostAlloc @2020 (pointer: raw *mut *mut c_void, bytes: val usize, flags: val u32);
         117 local/guest/unsafe hand/none cuMemFreeHost @2000 (pointer: raw *mut c_void);
-        118 host/guest/unsafe stub/none cuMemHostRegister_v2 @6050 (pointer: raw *mut c_void, bytes: val usize, flags: val u32);
-        119 host/guest/unsafe stub/none cuMemHostUnregister @4000 (pointer: raw *mut c_void);
+        118 call/lane/unsafe hand/hand cuMemHostRegister_v2 @6050 (pointer: raw *mut c_void, bytes: val usize, flags: val u32);
+        119 call/lane/unsafe hand/hand cuMemHostUnregister @4000 (pointer: raw *mut c_void);
         120 local/guest/safe hand/none cuMemHostGetDevicePointer_v2 @3020 (dptr: out CUdeviceptr, pointer: raw *mut c_void, flags: val u32);
         121 local/guest/safe hand/none cuMemHostGetFlags @2030 (flags: out u32, pointer: raw *mut c_void);
         122 local/guest/unsafe hand/none cuMemAllocManaged @6000 (dptr: out CUdeviceptr, bytes: val usize, flags: val u32);

@@ -28,6 +28,8 @@
 //! | `cuMemcpyHtoDAsync_v2` | [`CopyIn`], bytes if inline | |
 //! | `cuMemcpyDtoHAsync_v2` | [`CopyOut`] | |
 //! | `cuMemcpy3DAsync_v2` | the struct, the stream | |
+//! | `cuMemHostRegister_v2` | [`RegisterHost`] | |
+//! | `cuMemHostUnregister` | the address (64 bits) | |
 //! | `cuMemPoolCreate` | the properties | `Reply` |
 //! | `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute` | [`AttributeRequest`] | [`AttributeReply`] |
 //! | `cuMemPoolSetAccess` | [`AttributeRequest`]: `attribute` the count; access descriptors | |
@@ -328,6 +330,20 @@ wire_struct! {
         len: u64,
         /// The stream.
         stream: u64,
+    }
+    /// Memory of the program's own, whose pages (the bytes and what else is on their pages) are about
+    /// to be exchanged for those at `block`: the worker maps these at the same address.
+    RegisterHost = 32 {
+        /// First byte in the program.
+        address: u64,
+        /// Bytes.
+        bytes: u64,
+        /// The heap's pages that stand for the page of the first byte and those behind it.
+        block: u64,
+        /// `CU_MEMHOSTREGISTER_*`.
+        flags: u32,
+        /// Padding.
+        pad: u32,
     }
     /// A load of code: module, library or linker input. Options follow as `option_count` pairs
     /// ([`JitOption`]).
