@@ -4,6 +4,7 @@ use crate::capture::Captures;
 use crate::copies::PostedCopies;
 use crate::figures::{Counts, Word};
 use crate::gate::Gate;
+use crate::graph_charges::GraphCharges;
 use crate::issuers::Issuers;
 use crate::link::Links;
 use crate::live::{Live, lock};
@@ -11,6 +12,7 @@ use crate::output::Output;
 use crate::printing::Printing;
 use crate::quota::Quota;
 use crate::registration::Registrar;
+use crate::user_objects::UserObjects;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,6 +67,10 @@ pub struct Worker {
     pub gate: Gate,
     /// Device memory.
     pub quota: Quota,
+    /// Which of it belongs to graphs.
+    pub graph_charges: GraphCharges,
+    /// Objects of the program.
+    pub user_objects: UserObjects,
     /// Registration of shared memory with the driver.
     pub registrar: Registrar,
     /// Posted copies that other streams must wait for.
@@ -170,6 +176,8 @@ impl Worker {
             issuers: Issuers::default(),
             gate: Gate::default(),
             quota: Quota::new(parts.quota, parts.figures.clone()),
+            graph_charges: GraphCharges::default(),
+            user_objects: UserObjects::default(),
             registrar: Registrar::default(),
             posted: PostedCopies::default(),
             links: Links::default(),
