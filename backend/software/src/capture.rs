@@ -441,6 +441,31 @@ pub(crate) fn info(stream: &Stream) -> Outcome<Option<Info>> {
     }))
 }
 
+/// Changes what the next node of a capturing stream depends on: more, or other nodes of its graph.
+///
+/// # Errors
+/// `ILLEGAL_STATE` for a stream that is not capturing, `STREAM_CAPTURE_INVALIDATED`, `INVALID_VALUE`
+/// for nodes that are not the capture's.
+pub(crate) fn update(stream: &Stream, nodes: &[u64], replace: bool) -> Outcome {
+    let mut registry = REGISTRY.lock();
+    let id = registry.joined(stream)?.ok_or(CUresult::ILLEGAL_STATE)?;
+    let known = registry.captures.get(&id).is_some_and(|capture| {
+        let all = capture.graph.nodes();
+        nodes.iter().all(|node| all.contains(node))
+    });
+    let member = registry.members.get_mut(&stream.key);
+    let member = member.filter(|_| known).ok_or(CUresult::INVALID_VALUE)?;
+    if replace {
+        member.nodes.clear();
+    }
+    for node in nodes {
+        if !member.nodes.contains(node) {
+            member.nodes.push(*node);
+        }
+    }
+    Ok(())
+}
+
 /// A stream goes: a capture that began in it goes with it, one that had spread to it is invalid.
 pub(crate) fn stream_ends(stream: &Stream) {
     let Some(mut registry) = registry() else {

@@ -11,10 +11,11 @@
 //! | `current`, `table` | state per thread; handles and what is alive |
 //! | `device`, `memory`, `pool`, `raw` | the device, its memory, plain accesses |
 //! | `context`, `stream`, `event`, `work`, `callback` | contexts, queues and what they execute |
-//! | `copy`, `launch`, `printf` | copies and fills, kernels and their output |
+//! | `copy`, `operations`, `launch`, `printf` | copies and fills, memory operations, kernels and their output |
 //! | `module`, `image`, `jit`, `link` | code: loading, its options, linking |
 //! | `dispatch`, `capture`, `graph` | from a call to a command or to a node of a graph |
 //! | [`ipc`], `interprocess` | memory and events that other processes open |
+//! | `dispatch`, `capture`, `graph`, `user_object` | from a call to a command or to a node of a graph; objects whose end graphs put off |
 //! | `export` | the private table that tells the primary context's handle |
 //!
 //! Objects are reached only through live tables, memory only inside live allocations. A fault of a
@@ -41,11 +42,13 @@ mod launch;
 mod link;
 mod memory;
 mod module;
+mod operations;
 mod pool;
 mod printf;
 mod raw;
 mod stream;
 mod table;
+mod user_object;
 mod work;
 
 pub use device::{MAX_DEVICES, Options, configure};
@@ -99,11 +102,13 @@ table! {
         cuStreamQuery cuStreamWaitEvent cuStreamGetFlags cuStreamGetPriority cuStreamGetId
         cuStreamGetCtx cuStreamGetDevice cuStreamCopyAttributes cuStreamGetAttribute
         cuStreamSetAttribute cuStreamWriteValue32_v2 cuStreamWriteValue64_v2
-        cuStreamWaitValue32_v2 cuStreamWaitValue64_v2 cuLaunchHostFunc cuStreamAddCallback;
+        cuStreamWaitValue32_v2 cuStreamWaitValue64_v2 cuStreamBatchMemOp_v2 cuLaunchHostFunc
+        cuStreamAddCallback;
     event: cuEventCreate cuEventRecord cuEventRecordWithFlags cuEventQuery cuEventSynchronize
         cuEventDestroy_v2 cuEventElapsedTime cuEventElapsedTime_v2;
     capture: cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamIsCapturing
-        cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v3 cuThreadExchangeStreamCaptureMode;
+        cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v3 cuStreamUpdateCaptureDependencies
+        cuThreadExchangeStreamCaptureMode;
     module: cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary cuModuleUnload
         cuModuleGetLoadingMode cuModuleGetFunction cuModuleGetGlobal_v2 cuModuleGetFunctionCount
         cuModuleEnumerateFunctions cuLibraryLoadData cuLibraryUnload cuLibraryGetKernel
@@ -124,4 +129,10 @@ table! {
         cuGraphAddMemcpyNode cuGraphAddMemsetNode cuGraphAddHostNode cuGraphAddChildGraphNode
         cuGraphAddDependencies cuGraphExecKernelNodeSetParams_v2 cuGraphKernelNodeGetParams_v2
         cuGraphKernelNodeSetParams_v2;
+    graph_params: cuGraphMemcpyNodeSetParams cuGraphMemsetNodeSetParams cuGraphHostNodeSetParams
+        cuGraphHostNodeGetParams cuGraphExecMemcpyNodeSetParams cuGraphExecMemsetNodeSetParams
+        cuGraphExecHostNodeSetParams cuGraphAddBatchMemOpNode cuGraphBatchMemOpNodeGetParams
+        cuGraphBatchMemOpNodeSetParams cuGraphExecBatchMemOpNodeSetParams cuGraphDebugDotPrint
+        cuUserObjectCreate cuUserObjectRetain cuUserObjectRelease cuGraphRetainUserObject
+        cuGraphReleaseUserObject;
 }

@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     Graph,
     Node,
     Exec,
+    UserObject,
 }
 
 impl Kind {

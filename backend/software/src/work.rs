@@ -9,6 +9,7 @@ use crate::interprocess::Point;
 use crate::launch::KernelLaunch;
 use crate::memory::Range;
 use crate::raw;
+use crate::user_object::Token;
 use std::sync::Arc;
 use std::time::Duration;
 use vgpu_protocol::cuda::CUresult;
@@ -81,6 +82,8 @@ pub(crate) enum Work {
     Wait(MemoryWord, Comparison),
     /// Ends this allocation.
     Release(Range),
+    /// Does nothing: these objects of the program are kept until here.
+    Keep(#[expect(dead_code, reason = "held, not looked at")] Arc<Vec<Arc<Token>>>),
     /// The actions of a graph in an order that keeps its dependencies.
     Graph(Arc<Vec<Work>>),
 }
@@ -110,7 +113,7 @@ impl Work {
             };
         }
         match self {
-            Self::Nothing => Ok(()),
+            Self::Nothing | Self::Keep(_) => Ok(()),
             Self::Kernel(launch) => launch.run(core),
             Self::Copy(copy) => copy.run(),
             Self::Fill(fill) => fill.run(),

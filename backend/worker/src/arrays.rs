@@ -140,6 +140,25 @@ pub fn level(call: &mut Call<'_>) -> Outcome {
     call.reply(&array.to_wire())
 }
 
+/// `cuArrayGetPlane`: an array that ends with the one it is a plane of.
+///
+/// # Errors
+/// What the client gets.
+pub fn plane(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<wire::cuArrayGetPlane::Args>()?;
+    let whole: CUarray = args.array.get();
+    call.live(whole)?;
+    let get = call
+        .driver()
+        .cuArrayGetPlane
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let mut array = CUarray::NULL;
+    // SAFETY: the array is live, the result has room.
+    call.result(unsafe { get(&raw mut array, whole, args.index.get()) })?;
+    call.enter(array, whole.0);
+    call.reply(&array.to_wire())
+}
+
 /// `cuArrayDestroy`.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use vgpu_channel::ring::RecordHeader;
 use vgpu_driver::Driver;
 use vgpu_protocol::cuda::{
     CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_RELAXED, CUcontext, CUdevice,
-    CUdeviceptr, CUgraphNode, CUresult, CUstream, Scalar,
+    CUdeviceptr, CUgraphNode, CUresult, CUstream,
 };
 use vgpu_protocol::wire::{RECORD_CAPTURE_MODE_SHIFT, RECORD_FLUSH, RECORD_REPLY};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -505,8 +505,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A scalar argument: what must be true of it beyond its type.
-pub trait Value: Scalar {
+/// An argument or a result: what must be true of it beyond its type.
+pub trait Value: Copy {
     /// Checks a value that goes to the driver.
     ///
     /// # Errors
@@ -529,7 +529,8 @@ macro_rules! plain_values {
     ($($ty:ty),* $(,)?) => { $( impl Value for $ty {} )* };
 }
 use vgpu_protocol::cuda::{
-    CUevent, CUfunction, CUgraph, CUgraphExec, CUkernel, CUlibrary, CUmemoryPool, CUmodule,
+    CUDA_ARRAY_MEMORY_REQUIREMENTS, CUDA_ARRAY_SPARSE_PROPERTIES, CUevent, CUexecAffinityParam,
+    CUfunction, CUgraph, CUgraphExec, CUkernel, CUlibrary, CUmemoryPool, CUmodule,
 };
 plain_values!(
     u8,
@@ -550,6 +551,9 @@ plain_values!(
     CUmemoryPool,
     CUmodule,
     CUstream,
+    CUDA_ARRAY_MEMORY_REQUIREMENTS,
+    CUDA_ARRAY_SPARSE_PROPERTIES,
+    CUexecAffinityParam,
 );
 
 impl Value for CUdeviceptr {

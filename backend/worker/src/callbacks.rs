@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use vgpu_channel::callback::Callback;
 use vgpu_channel::wait::{SpinBudget, WaitError};
-use vgpu_protocol::cuda::{CUDA_HOST_NODE_PARAMS, CUresult, CUstream};
-use vgpu_protocol::wire::{HOST_FUNC, HostFunc, STREAM_CALLBACK};
+use vgpu_protocol::cuda::{CUDA_HOST_NODE_PARAMS, CUgraphExec, CUgraphNode, CUresult, CUstream};
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, HOST_FUNC, HostFunc, STREAM_CALLBACK};
 
 /// How long to spin for an acknowledgement before sleeping.
 const SPIN: Duration = Duration::from_micros(50);
@@ -78,6 +79,94 @@ pub fn node_params(worker: &Arc<Worker>, function: HostFunc) -> CUDA_HOST_NODE_P
         function: Some(host_function),
         user: Box::into_raw(data).cast(),
     }
+}
+
+/// Has the driver take a function of ours that runs a guest's one time. `take` gets the function and its argument, and says
+/// whether the driver took them.
+pub fn once(
+    worker: &Arc<Worker>,
+    function: HostFunc,
+    take: impl FnOnce(CUDA_HOST_NODE_PARAMS) -> CUresult,
+) -> CUresult {
+    let user = Box::into_raw(Box::new(Data {
+        worker: Arc::clone(worker),
+        function,
+        once: true,
+    }));
+    let result = take(CUDA_HOST_NODE_PARAMS {
+        function: Some(host_function),
+        user: user.cast(),
+    });
+    if result != CUresult::SUCCESS {
+        // SAFETY: the driver did not take it.
+        drop(unsafe { Box::from_raw(user) });
+    }
+    result
+}
+
+/// The guest's function that a host node runs, if the node's function is ours.
+fn guests(params: &CUDA_HOST_NODE_PARAMS) -> Option<HostFunc> {
+    let ours: unsafe extern "C" fn(*mut c_void) = host_function;
+    let is_ours = params
+        .function
+        .is_some_and(|function| std::ptr::fn_addr_eq(function, ours));
+    if !is_ours || params.user.is_null() {
+        return None;
+    }
+    // SAFETY: our function's argument in a node is a `Data` of ours that is never freed.
+    Some(unsafe { (*params.user.cast::<Data>()).function })
+}
+
+/// `cuGraphHostNodeGetParams`.
+///
+/// # Errors
+/// What the client gets.
+pub fn get_node(call: &mut Call<'_>) -> Outcome {
+    let node: CUgraphNode = call
+        .decode::<wire::cuGraphHostNodeGetParams::Args>()?
+        .node
+        .get();
+    call.live(node)?;
+    let get = call
+        .driver()
+        .cuGraphHostNodeGetParams
+        .ok_or(CUresult::NOT_SUPPORTED)?;
+    let mut params = CUDA_HOST_NODE_PARAMS {
+        function: None,
+        user: std::ptr::null_mut(),
+    };
+    // SAFETY: the node is live, the result has room.
+    call.result(unsafe { get(node, &raw mut params) })?;
+    let function = guests(&params).ok_or(CUresult::NOT_SUPPORTED)?;
+    call.reply(&function)
+}
+
+/// `cuGraphHostNodeSetParams`, `cuGraphExecHostNodeSetParams`.
+///
+/// # Errors
+/// What the client gets.
+pub fn set_node(call: &mut Call<'_>) -> Outcome {
+    let exec = CUgraphExec(call.take::<u64>()?);
+    let node = CUgraphNode(call.take::<u64>()?);
+    let function = call.take::<HostFunc>()?;
+    call.done()?;
+    call.live(node)?;
+    let driver = call.driver();
+    let params = node_params(call.worker, function);
+    let result = if call.number() == number::cuGraphExecHostNodeSetParams {
+        call.live(exec)?;
+        // SAFETY: both handles are live; the function's data is never freed.
+        unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuGraphExecHostNodeSetParams(exec, node, &raw const params)
+            )
+        }
+    } else {
+        // SAFETY: as above.
+        unsafe { vgpu_driver::call!(driver, cuGraphHostNodeSetParams(node, &raw const params)) }
+    };
+    call.result(result)
 }
 
 /// Our host function.

@@ -174,6 +174,8 @@ fn died(call: &mut Call<'_>, ctx: u64) {
     worker.quota.context_died(ctx);
     worker.sharing.context_died(ctx);
     worker.registered.context_died(ctx);
+    let freed = worker.graph_charges.context_died(ctx);
+    worker.quota.give_back(freed);
     worker.registrar.died(worker);
     call.thread.forget_current();
 }

@@ -1,13 +1,12 @@
 //! Nodes of graphs beyond those of [`graphs`](crate::graphs): events and conditions; the graphs inside
-//! of nodes, clones and neighbours.
+//! of nodes, and clones.
 
 use crate::call::{Call, Outcome};
-use crate::graphs::{deliver_nodes, finish_adding, live_ctx, take_adding, take_nodes};
+use crate::graphs::{finish_adding, live_ctx, take_adding};
 use crate::live::{Entry, Kind};
-use crate::modules::list_room;
 use vgpu_protocol::cuda::{CUcontext, CUevent, CUgraph, CUgraphNode, CUgraphNodeParams, CUresult};
 use vgpu_protocol::number::call as number;
-use vgpu_protocol::wire::{self, AddNode, ConditionalNode, ListReply, ListRequest, Result as _};
+use vgpu_protocol::wire::{self, ConditionalNode, Result as _};
 
 /// Most graphs of a conditional node.
 const MAX_BODIES: u32 = 256;
@@ -174,57 +173,4 @@ pub fn find_in_clone(call: &mut Call<'_>) -> Outcome {
     call.result(unsafe { find(&raw mut node, original, clone) })?;
     call.enter(node, clone.0);
     call.reply(&node.to_wire())
-}
-
-/// `cuGraphRemoveDependencies`.
-///
-/// # Errors
-/// What the client gets.
-pub fn remove_dependencies(call: &mut Call<'_>) -> Outcome {
-    let head = call.take::<AddNode>()?;
-    let graph = CUgraph(head.graph);
-    call.live(graph)?;
-    let from = take_nodes(call, head.count)?;
-    let to = take_nodes(call, head.count)?;
-    call.done()?;
-    let remove = call
-        .driver()
-        .cuGraphRemoveDependencies
-        .ok_or(CUresult::NOT_SUPPORTED)?;
-    // SAFETY: graph and nodes are live, both lists have the same length.
-    call.result(unsafe { remove(graph, from.as_ptr(), to.as_ptr(), from.len()) })
-}
-
-/// `cuGraphNodeGetDependencies`, `cuGraphNodeGetDependentNodes`.
-///
-/// # Errors
-/// What the client gets.
-pub fn neighbours(call: &mut Call<'_>) -> Outcome {
-    let args = call.decode::<ListRequest>()?;
-    let node = CUgraphNode(args.object);
-    let graph = CUgraph(call.entry(node)?.owner);
-    let room = list_room(call, args.out)?;
-    let driver = call.driver();
-    let get = if call.number() == number::cuGraphNodeGetDependencies {
-        driver.cuGraphNodeGetDependencies
-    } else {
-        driver.cuGraphNodeGetDependentNodes
-    };
-    let get = get.ok_or(CUresult::NOT_SUPPORTED)?;
-    let mut count = 0_usize;
-    // SAFETY: the node is live; without a list only the number is asked for.
-    call.result(unsafe { get(node, std::ptr::null_mut(), &raw mut count) })?;
-    if room > 0 {
-        let mut list = vec![CUgraphNode::NULL; room.min(count)];
-        count = list.len();
-        if count > 0 {
-            // SAFETY: the list holds as many nodes as `count` says.
-            call.result(unsafe { get(node, list.as_mut_ptr(), &raw mut count) })?;
-        }
-        list.truncate(count);
-        deliver_nodes(call, args.out.addr, graph, &list)?;
-    }
-    call.reply(&ListReply {
-        count: count as u64,
-    })
 }

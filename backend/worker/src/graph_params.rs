@@ -1,12 +1,16 @@
-//! Parameters of copies and fills in graphs, read and changed.
+//! Parameters of copies and fills in graphs and attributes of kernels, read and changed.
 
 use crate::call::{Call, Outcome};
 use crate::copies::check_3d;
 use crate::graphs::live_ctx;
+use crate::launch;
+
 use vgpu_protocol::cuda::{
-    CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUgraphExec, CUgraphNode, CUresult,
+    CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUgraphExec, CUgraphNode,
+    CUlaunchAttributeValue, CUresult,
 };
-use vgpu_protocol::wire;
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, AttributeReply, AttributeRequest};
 
 /// `cuGraphMemsetNodeGetParams`.
 ///
@@ -123,6 +127,38 @@ pub fn exec_set_copy(call: &mut Call<'_>) -> Outcome {
     // SAFETY: all handles are live, both sides of the copy were checked; the driver copies the
     // parameters.
     call.result(unsafe { set(exec, node, &raw const args.copy, ctx) })
+}
+
+/// `cuGraphKernelNodeGetAttribute`, `cuGraphKernelNodeSetAttribute`.
+///
+/// # Errors
+/// What the client gets.
+pub fn kernel_attribute(call: &mut Call<'_>) -> Outcome {
+    let args = call.decode::<AttributeRequest>()?;
+    let node = CUgraphNode(args.object);
+    call.live(node)?;
+    launch::check_attribute(call, args.attribute, &args.value)?;
+    let mut value = CUlaunchAttributeValue { words: args.value };
+    let driver = call.driver();
+    let result = if call.number() == number::cuGraphKernelNodeSetAttribute {
+        // SAFETY: the node is live, the value has the size of the C union and was checked.
+        unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuGraphKernelNodeSetAttribute(node, args.attribute, &raw const value)
+            )
+        }
+    } else {
+        // SAFETY: as above, and the result has room.
+        unsafe {
+            vgpu_driver::call!(
+                driver,
+                cuGraphKernelNodeGetAttribute(node, args.attribute, &raw mut value)
+            )
+        }
+    };
+    call.result(result)?;
+    call.reply(&AttributeReply { value: value.words })
 }
 
 /// The context that a call names, or the record's own.

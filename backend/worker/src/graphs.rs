@@ -5,7 +5,7 @@ use crate::copies::check_3d;
 use crate::launch::{self, Packed};
 use crate::live::{Kind, Layout};
 use crate::modules::{self, deliver_list, list_room};
-use crate::{callbacks, live};
+use crate::{callbacks, graph_ends, live};
 use std::ffi::c_void;
 use std::sync::Arc;
 use vgpu_protocol::cuda::{
@@ -37,6 +37,7 @@ pub fn instantiate_with_params(call: &mut Call<'_>) -> Outcome {
     let result = unsafe { function(&raw mut exec, graph, &raw mut params) };
     if result == CUresult::SUCCESS {
         call.enter(exec, 0);
+        graph_ends::instantiated(call, graph, exec);
     }
     call.reply(&wire::cuGraphInstantiateWithParams::Reply {
         exec: exec.to_wire(),
@@ -109,6 +110,7 @@ pub fn nodes(call: &mut Call<'_>, get: Option<GetNodes>) -> Outcome {
     })
 }
 
+/// Enters listed nodes and stores them where the client wants them.
 pub(crate) fn deliver_nodes(
     call: &Call<'_>,
     address: u64,
@@ -120,44 +122,6 @@ pub(crate) fn deliver_nodes(
     }
     let handles: Vec<u64> = list.iter().map(|node| node.0).collect();
     deliver_list(call, address, &handles)
-}
-
-/// `cuGraphGetEdges`.
-///
-/// # Errors
-/// What the client gets.
-pub fn edges(call: &mut Call<'_>) -> Outcome {
-    let args = call.decode::<ListRequest>()?;
-    let graph = CUgraph(args.object);
-    call.live(graph)?;
-    let room = list_room(call, args.out)?;
-    if room > 0 {
-        call.worker.shared_range(args.extra, args.out.len)?;
-    }
-    let get = call
-        .driver()
-        .cuGraphGetEdges
-        .ok_or(CUresult::NOT_SUPPORTED)?;
-    let none = std::ptr::null_mut();
-    let mut count = 0_usize;
-    // SAFETY: the graph is live; without lists only the number is asked for.
-    call.result(unsafe { get(graph, none, none, &raw mut count) })?;
-    if room > 0 {
-        let mut from = vec![CUgraphNode::NULL; room.min(count)];
-        let mut to = from.clone();
-        count = from.len();
-        if count > 0 {
-            // SAFETY: both lists hold as many nodes as `count` says.
-            call.result(unsafe { get(graph, from.as_mut_ptr(), to.as_mut_ptr(), &raw mut count) })?;
-        }
-        from.truncate(count);
-        to.truncate(count);
-        deliver_nodes(call, args.out.addr, graph, &from)?;
-        deliver_nodes(call, args.extra, graph, &to)?;
-    }
-    call.reply(&ListReply {
-        count: count as u64,
-    })
 }
 
 /// What all nodes that are added have in common.
@@ -430,25 +394,6 @@ pub fn add_child(call: &mut Call<'_>) -> Outcome {
         )
     };
     finish_adding(call, &adding, node, result)
-}
-
-/// `cuGraphAddDependencies`.
-///
-/// # Errors
-/// What the client gets.
-pub fn add_dependencies(call: &mut Call<'_>) -> Outcome {
-    let add = call.take::<AddNode>()?;
-    let graph = CUgraph(add.graph);
-    call.live(graph)?;
-    let from = take_nodes(call, add.count)?;
-    let to = take_nodes(call, add.count)?;
-    call.done()?;
-    let function = call
-        .driver()
-        .cuGraphAddDependencies
-        .ok_or(CUresult::NOT_SUPPORTED)?;
-    // SAFETY: graph and nodes are live, both lists have the same length.
-    call.result(unsafe { function(graph, from.as_ptr(), to.as_ptr(), from.len()) })
 }
 
 /// `cuGraphKernelNodeSetParams_v2`, `cuGraphExecKernelNodeSetParams_v2`.

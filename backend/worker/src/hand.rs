@@ -5,8 +5,9 @@
 
 use crate::call::{Call, Outcome};
 use crate::{
-    arrays, callbacks, contexts, copies, graph_memory, graph_nodes, graph_params, graphs, ipc,
-    launch, link, memory, modules, registered, streams, tensor_maps, timeline,
+    arrays, callbacks, contexts, copies, graph_edges, graph_ends, graph_memory, graph_nodes,
+    graph_params, graph_text, graphs, ipc, launch, link, memory, memory_operations, modules,
+    registered, streams, tensor_maps, timeline, user_objects,
 };
 use vgpu_protocol::cuda::{CUfunction, CUresult, CUstream};
 use vgpu_protocol::number::internal as number;
@@ -18,11 +19,15 @@ pub use arrays::{
     create_texture as cuTexObjectCreate, descriptor as cuArrayGetDescriptor_v2,
     descriptor_3d as cuArray3DGetDescriptor_v2, destroy_array as cuArrayDestroy,
     destroy_mipmapped as cuMipmappedArrayDestroy, level as cuMipmappedArrayGetLevel,
-    surface_resource as cuSurfObjectGetResourceDesc,
+    plane as cuArrayGetPlane, surface_resource as cuSurfObjectGetResourceDesc,
     texture_descriptor as cuTexObjectGetTextureDesc,
     texture_resource as cuTexObjectGetResourceDesc, texture_view as cuTexObjectGetResourceViewDesc,
 };
-pub use callbacks::{enqueue as cuLaunchHostFunc, enqueue as cuStreamAddCallback};
+pub use callbacks::{
+    enqueue as cuLaunchHostFunc, enqueue as cuStreamAddCallback,
+    get_node as cuGraphHostNodeGetParams, set_node as cuGraphExecHostNodeSetParams,
+    set_node as cuGraphHostNodeSetParams,
+};
 pub use contexts::{
     create as cuCtxCreate_v2, destroy as cuCtxDestroy_v2, release as cuDevicePrimaryCtxRelease_v2,
     reset as cuDevicePrimaryCtxReset_v2, retain as cuDevicePrimaryCtxRetain,
@@ -30,6 +35,18 @@ pub use contexts::{
 pub use copies::{
     copy_3d as cuMemcpy3DAsync_v2, copy_in as cuMemcpyHtoDAsync_v2,
     copy_out as cuMemcpyDtoHAsync_v2,
+};
+pub use graph_edges::{
+    change as cuGraphAddDependencies, change as cuGraphAddDependencies_v2,
+    change as cuGraphRemoveDependencies, change as cuGraphRemoveDependencies_v2,
+    edges as cuGraphGetEdges, edges_with_data as cuGraphGetEdges_v2,
+    neighbours as cuGraphNodeGetDependencies, neighbours as cuGraphNodeGetDependentNodes,
+    neighbours_with_data as cuGraphNodeGetDependencies_v2,
+    neighbours_with_data as cuGraphNodeGetDependentNodes_v2,
+};
+pub use graph_ends::{
+    destroy_exec as cuGraphExecDestroy, destroy_graph as cuGraphDestroy,
+    destroy_node as cuGraphDestroyNode,
 };
 pub use graph_memory::{
     add_alloc as cuGraphAddMemAllocNode, add_free as cuGraphAddMemFreeNode,
@@ -40,20 +57,19 @@ pub use graph_nodes::{
     add_conditional as cuGraphAddNode_v2, add_event as cuGraphAddEventRecordNode,
     add_event as cuGraphAddEventWaitNode, child_graph as cuGraphChildGraphNodeGetGraph,
     create_condition as cuGraphConditionalHandleCreate, find_in_clone as cuGraphNodeFindInClone,
-    neighbours as cuGraphNodeGetDependencies, neighbours as cuGraphNodeGetDependentNodes,
-    remove_dependencies as cuGraphRemoveDependencies,
 };
 pub use graph_params::{
     exec_set_copy as cuGraphExecMemcpyNodeSetParams,
     exec_set_fill as cuGraphExecMemsetNodeSetParams, get_copy as cuGraphMemcpyNodeGetParams,
-    get_fill as cuGraphMemsetNodeGetParams, set_copy as cuGraphMemcpyNodeSetParams,
+    get_fill as cuGraphMemsetNodeGetParams, kernel_attribute as cuGraphKernelNodeGetAttribute,
+    kernel_attribute as cuGraphKernelNodeSetAttribute, set_copy as cuGraphMemcpyNodeSetParams,
     set_fill as cuGraphMemsetNodeSetParams,
 };
+pub use graph_text::dot as cuGraphDebugDotPrint;
 pub use graphs::{
     add_child as cuGraphAddChildGraphNode, add_copy as cuGraphAddMemcpyNode,
-    add_dependencies as cuGraphAddDependencies, add_empty as cuGraphAddEmptyNode,
-    add_fill as cuGraphAddMemsetNode, add_host as cuGraphAddHostNode,
-    add_kernel as cuGraphAddKernelNode_v2, edges as cuGraphGetEdges,
+    add_empty as cuGraphAddEmptyNode, add_fill as cuGraphAddMemsetNode,
+    add_host as cuGraphAddHostNode, add_kernel as cuGraphAddKernelNode_v2,
     exec_update as cuGraphExecUpdate_v2, get_kernel as cuGraphKernelNodeGetParams_v2,
     instantiate_with_params as cuGraphInstantiateWithParams,
     set_kernel as cuGraphKernelNodeSetParams_v2, set_kernel as cuGraphExecKernelNodeSetParams_v2,
@@ -77,6 +93,11 @@ pub use memory::{
     info as cuMemGetInfo_v2, pool_create as cuMemPoolCreate, pool_get_access as cuMemPoolGetAccess,
     pool_set_access as cuMemPoolSetAccess, release as cuMemRelease, set_access as cuMemSetAccess,
 };
+pub use memory_operations::{
+    add_node as cuGraphAddBatchMemOpNode, get_node as cuGraphBatchMemOpNodeGetParams,
+    in_stream as cuStreamBatchMemOp, in_stream as cuStreamBatchMemOp_v2,
+    set_node as cuGraphBatchMemOpNodeSetParams, set_node as cuGraphExecBatchMemOpNodeSetParams,
+};
 pub use modules::{
     kernel_function as cuKernelGetFunction, library_global as cuLibraryGetGlobal,
     library_kernel as cuLibraryGetKernel, library_kernels as cuLibraryEnumerateKernels,
@@ -92,10 +113,18 @@ pub use streams::{
     begin_capture_to_graph as cuStreamBeginCaptureToGraph,
     capture_info as cuStreamGetCaptureInfo_v2, create as cuStreamCreate,
     create_with_priority as cuStreamCreateWithPriority, end_capture as cuStreamEndCapture,
+    update_capture as cuStreamUpdateCaptureDependencies,
+    update_capture as cuStreamUpdateCaptureDependencies_v2,
 };
 pub use tensor_maps::{
     encode as cuTensorMapEncodeTiled, encode as cuTensorMapEncodeIm2col,
     encode as cuTensorMapEncodeIm2colWide, replace_address as cuTensorMapReplaceAddress,
+};
+
+pub use user_objects::{
+    create as cuUserObjectCreate, release as cuUserObjectRelease,
+    release_in_graph as cuGraphReleaseUserObject, retain as cuUserObjectRetain,
+    retain_in_graph as cuGraphRetainUserObject,
 };
 
 /// As named.

@@ -184,6 +184,17 @@ struct Set {
     removals: AtomicU64,
 }
 
+/// A handle that was taken out of its set.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its kind.
+    pub kind: Kind,
+    /// The handle.
+    pub handle: u64,
+    /// What was kept of it.
+    pub entry: Entry,
+}
+
 /// All live sets of a worker.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -251,17 +262,16 @@ impl Live {
 
     /// Removes all handles of a kind for which `dead` says so, and gives them.
     pub fn remove_where(&self, kind: Kind, dead: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        let gone = self.take_where(kind, |_, entry| dead(entry));
+        gone.into_iter().map(|(handle, _)| handle).collect()
+    }
+
+    /// As [`Live::remove_where`], and gives what was kept of them, too.
+    fn take_where(&self, kind: Kind, dead: impl Fn(u64, &Entry) -> bool) -> Vec<(u64, Entry)> {
         let set = self.set(kind);
-        let mut entries = lock(&set.entries);
-        let gone: Vec<u64> = entries
-            .iter()
-            .filter(|(_, entry)| dead(entry))
-            .map(|(handle, _)| *handle)
+        let gone: Vec<_> = lock(&set.entries)
+            .extract_if(|handle, entry| dead(*handle, entry))
             .collect();
-        for handle in &gone {
-            entries.remove(handle);
-        }
-        drop(entries);
         if !gone.is_empty() {
             set.removals.fetch_add(1, Ordering::Release);
         }
@@ -282,29 +292,60 @@ impl Live {
         }
     }
 
-    /// Forgets the nodes of a graph, its conditions, and the graphs inside of it. Gives the nodes.
-    pub fn graph_died(&self, graph: u64) -> Vec<u64> {
-        let mut nodes = Vec::new();
-        let mut dead = vec![graph];
-        while let Some(graph) = dead.pop() {
-            nodes.extend(self.remove_where(Kind::Node, |entry| entry.owner == graph));
-            self.remove_where(Kind::Condition, |entry| entry.owner == graph);
-            dead.extend(self.remove_where(Kind::Graph, |entry| entry.owner == graph));
+    /// Takes out a graph with its nodes and conditions, and the graphs inside of it with theirs.
+    pub fn take_graph(&self, graph: u64) -> Vec<Taken> {
+        let mut taken = self.take(Kind::Graph, |handle, _| handle == graph);
+        let mut open = vec![graph];
+        while let Some(graph) = open.pop() {
+            let inner = self.take(Kind::Graph, |_, entry| entry.owner == graph);
+            open.extend(inner.iter().map(|taken| taken.handle));
+            taken.extend(inner);
+            for kind in [Kind::Node, Kind::Condition] {
+                taken.extend(self.take(kind, |_, entry| entry.owner == graph));
+            }
         }
-        nodes
+        taken
     }
 
-    /// Forgets a node, and the graphs that belong to it. Gives all nodes that are gone.
-    pub fn node_died(&self, node: u64) -> Vec<u64> {
-        let mut nodes = vec![node];
-        let owner = self.remove(Kind::Node, node).map_or(0, |entry| entry.owner);
-        let inner = self.remove_where(Kind::Graph, |entry| {
+    /// Takes out a node, and the graphs that belong to it with all they hold.
+    pub fn take_node(&self, node: u64) -> Vec<Taken> {
+        let mut taken = self.take(Kind::Node, |handle, _| handle == node);
+        let owner = taken.first().map_or(0, |taken| taken.entry.owner);
+        let inner = self.all(Kind::Graph, |entry| {
             entry.owner != 0 && entry.owner == owner && entry.data == node
         });
         for graph in inner {
-            nodes.extend(self.graph_died(graph));
+            taken.extend(self.take_graph(graph));
         }
-        nodes
+        taken
+    }
+
+    fn take(&self, kind: Kind, wanted: impl Fn(u64, &Entry) -> bool) -> Vec<Taken> {
+        let taken = self.take_where(kind, wanted).into_iter();
+        let named = |(handle, entry)| Taken {
+            kind,
+            handle,
+            entry,
+        };
+        taken.map(named).collect()
+    }
+
+    /// Enters again what was taken out.
+    pub fn put_back(&self, taken: Vec<Taken>) {
+        for taken in taken {
+            self.enter(taken.kind, taken.handle, taken.entry);
+        }
+    }
+
+    /// A graph and all graphs inside of it.
+    pub fn graphs_of(&self, graph: u64) -> Vec<u64> {
+        let mut all = vec![graph];
+        let mut at = 0;
+        while let Some(graph) = all.get(at).copied() {
+            all.extend(self.all(Kind::Graph, |entry| entry.owner == graph));
+            at += 1;
+        }
+        all
     }
 
     /// Forgets what dies with a context: streams, events, modules and functions, arrays and what is
@@ -443,11 +484,21 @@ mod tests {
         live.enter(Kind::Graph, 3, of(2, 20));
         live.enter(Kind::Condition, 30, of(1, 0));
         live.enter(Kind::Node, 11, of(1, 0));
-        assert_eq!(live.node_died(10), [10, 20]);
+        assert_eq!(live.graphs_of(1), [1, 2, 3]);
+        let handles = |taken: &[Taken]| {
+            let mut handles: Vec<_> = taken.iter().map(|taken| taken.handle).collect();
+            handles.sort_unstable();
+            handles
+        };
+        let taken = live.take_node(10);
+        assert_eq!(handles(&taken), [2, 3, 10, 20]);
         assert!(live.contains(Kind::Graph, 1) && !live.contains(Kind::Graph, 2));
         assert!(!live.contains(Kind::Graph, 3) && live.contains(Kind::Condition, 30));
-        assert_eq!(live.graph_died(1), [11]);
-        assert!(!live.contains(Kind::Condition, 30));
+        // An end that failed.
+        live.put_back(taken);
+        assert!(live.contains(Kind::Node, 20) && live.contains(Kind::Graph, 3));
+        assert_eq!(handles(&live.take_graph(1)), [1, 2, 3, 10, 11, 20, 30]);
+        assert_eq!(live.count(Kind::Graph), 0);
     }
 
     #[test]

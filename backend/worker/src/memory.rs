@@ -1,6 +1,7 @@
 //! Device memory: allocation against the quota, pools, virtual memory.
 
 use crate::call::{Call, Outcome};
+use crate::graph_memory;
 use crate::live::{Entry, Kind};
 use vgpu_protocol::cuda::{
     CUdeviceptr, CUmemAccessDesc, CUmemLocation, CUmemPoolProps, CUmemoryPool, CUresult, Scalar,
@@ -142,6 +143,7 @@ pub fn alloc_async(call: &mut Call<'_>) -> Outcome {
         call.result(unsafe { function(dptr, bytes, stream) })?;
         Ok(bytes as u64)
     })?;
+    graph_memory::captured(call, stream, dptr);
     call.reply(&wire::cuMemAllocAsync::Reply {
         dptr: dptr.to_wire(),
         bytes: [],
@@ -168,6 +170,7 @@ pub fn alloc_from_pool(call: &mut Call<'_>) -> Outcome {
         call.result(unsafe { function(dptr, bytes, pool, stream) })?;
         Ok(bytes as u64)
     })?;
+    graph_memory::captured(call, stream, dptr);
     call.reply(&wire::cuMemAllocFromPoolAsync::Reply {
         dptr: dptr.to_wire(),
         bytes: [],

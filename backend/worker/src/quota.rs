@@ -84,6 +84,11 @@ impl Quota {
         Some(bytes)
     }
 
+    /// Takes an allocation's charge out for somebody who answers for it from now on: its bytes, which stay charged.
+    pub fn hand_over(&self, key: u64) -> Option<u64> {
+        lock(&self.held).sizes.remove(&key).map(|(bytes, _)| bytes)
+    }
+
     /// Has `free` end the allocation `key`, and gives its charge back if that succeeds. Meanwhile the charge has no key: the
     /// driver may hand the same one out to another thread before `free` returns.
     ///

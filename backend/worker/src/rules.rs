@@ -1,8 +1,9 @@
 //! Rules about calls with generated bodies that a row of the table cannot state.
 
 use crate::call::{Call, Outcome};
+use crate::graph_ends;
 use crate::live::Kind;
-use vgpu_protocol::cuda::{CUresult, CUstream};
+use vgpu_protocol::cuda::{CUgraphExec, CUresult, CUstream};
 use vgpu_protocol::number::call;
 use vgpu_protocol::wire;
 
@@ -48,19 +49,6 @@ pub fn before(call: &mut Call<'_>) -> Outcome {
             let args = call.decode::<wire::cuEventDestroy_v2::Args>()?;
             call.worker.sharing.event_ends(args.event.0);
         }
-        call::cuGraphDestroy => {
-            let args = call.decode::<wire::cuGraphDestroy::Args>()?;
-            // A graph inside of another one ends with its node.
-            let inner = |entry: crate::live::Entry| entry.owner != 0;
-            if call
-                .worker
-                .live
-                .get(Kind::Graph, args.graph.0)
-                .is_some_and(inner)
-            {
-                return Err(CUresult::INVALID_VALUE);
-            }
-        }
         call::cuStreamDestroy_v2 => {
             let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
             if args.stream.0 <= CUstream::PER_THREAD.0 {
@@ -79,22 +67,22 @@ pub fn before(call: &mut Call<'_>) -> Outcome {
 #[inline]
 pub fn after(call: &mut Call<'_>) -> Outcome {
     match call.number() {
-        call::cuGraphDestroy => {
-            let args = call.decode::<wire::cuGraphDestroy::Args>()?;
-            for node in call.worker.live.graph_died(args.graph.0) {
-                call.worker.quota.release(node);
+        call::cuGraphClone => {
+            let args = call.decode::<wire::cuGraphClone::Args>()?;
+            if let Some(clone) = call.reply_word() {
+                call.worker.user_objects.cloned(args.graph.0, clone);
+            }
+        }
+        call::cuGraphInstantiateWithFlags => {
+            let args = call.decode::<wire::cuGraphInstantiateWithFlags::Args>()?;
+            if let Some(exec) = call.reply_word() {
+                graph_ends::instantiated(call, args.graph.get(), CUgraphExec(exec));
             }
         }
         call::cuStreamDestroy_v2 => {
             let args = call.decode::<wire::cuStreamDestroy_v2::Args>()?;
             call.worker.posted.stream_destroyed(args.stream.0);
             call.worker.captures.end(args.stream.0);
-        }
-        call::cuGraphDestroyNode => {
-            let args = call.decode::<wire::cuGraphDestroyNode::Args>()?;
-            for node in call.worker.live.node_died(args.node.0) {
-                call.worker.quota.release(node);
-            }
         }
         call::cuLibraryGetModule => {
             let args = call.decode::<wire::cuLibraryGetModule::Args>()?;

@@ -5,6 +5,7 @@ use crate::copies::PostedCopies;
 use crate::exchange::Exchange;
 use crate::figures::{Counts, Word};
 use crate::gate::Gate;
+use crate::graph_charges::GraphCharges;
 use crate::ipc::Sharing;
 use crate::issuers::Issuers;
 use crate::link::Links;
@@ -14,6 +15,7 @@ use crate::printing::Printing;
 use crate::quota::Quota;
 use crate::registered::Registered;
 use crate::registration::Registrar;
+use crate::user_objects::UserObjects;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -68,6 +70,10 @@ pub struct Worker {
     pub gate: Gate,
     /// Device memory.
     pub quota: Quota,
+    /// Which of it belongs to graphs.
+    pub graph_charges: GraphCharges,
+    /// Objects of the program.
+    pub user_objects: UserObjects,
     /// Registration of shared memory with the driver.
     pub registrar: Registrar,
     /// The program's own memory that is registered.
@@ -180,6 +186,8 @@ impl Worker {
             issuers: Issuers::default(),
             gate: Gate::default(),
             quota: Quota::new(parts.quota, parts.figures.clone()),
+            graph_charges: GraphCharges::default(),
+            user_objects: UserObjects::default(),
             registrar: Registrar::default(),
             registered: Registered::default(),
             posted: PostedCopies::default(),

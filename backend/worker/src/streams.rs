@@ -2,15 +2,18 @@
 
 use crate::call::{Call, Outcome};
 use crate::capture::Capture;
-use crate::graphs::take_adding;
+use crate::graphs::{take_adding, take_nodes};
 use crate::live::Kind;
 use crate::modules::{deliver_list, list_room};
 use crate::{copies, launch};
 use vgpu_protocol::cuda::{
-    CU_STREAM_CAPTURE_MODE_RELAXED, CUgraph, CUgraphNode, CUlaunchAttributeValue, CUresult,
-    CUstream,
+    CU_STREAM_CAPTURE_MODE_RELAXED, CUgraph, CUgraphEdgeData, CUgraphNode, CUlaunchAttributeValue,
+    CUresult, CUstream,
 };
-use vgpu_protocol::wire::{self, AttributeReply, AttributeRequest, ListRequest, Result as _};
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{
+    self, AddNode, AttributeReply, AttributeRequest, ListRequest, Result as _,
+};
 
 /// `cuStreamCreate`.
 ///
@@ -133,6 +136,45 @@ pub fn begin_capture_to_graph(call: &mut Call<'_>) -> Outcome {
         issuer: call.thread.own(),
     });
     Ok(())
+}
+
+/// `cuStreamUpdateCaptureDependencies`, `cuStreamUpdateCaptureDependencies_v2`.
+///
+/// # Errors
+/// What the client gets.
+pub fn update_capture(call: &mut Call<'_>) -> Outcome {
+    let head = call.take::<AddNode>()?;
+    let mut nodes = take_nodes(call, head.count)?;
+    let with_data = call.number() == number::cuStreamUpdateCaptureDependencies_v2;
+    let edges = match with_data {
+        true => call.take_list::<CUgraphEdgeData>(nodes.len())?,
+        false => Vec::new(),
+    };
+    call.done()?;
+    let stream = call.in_stream(CUstream(head.graph))?;
+    let flags = u32::try_from(head.ctx).map_err(|_| call.malformed())?;
+    let driver = call.driver();
+    let (list, count) = match nodes.as_mut_slice() {
+        [] => (std::ptr::null_mut(), 0),
+        nodes => (nodes.as_mut_ptr(), nodes.len()),
+    };
+    // SAFETY: stream and nodes are live, both lists have the same length; the driver checks that the
+    // nodes are the capture's.
+    let result = unsafe {
+        if with_data {
+            let data = edges.as_ptr();
+            vgpu_driver::call!(
+                driver,
+                cuStreamUpdateCaptureDependencies_v2(stream, list, data, count, flags)
+            )
+        } else {
+            vgpu_driver::call!(
+                driver,
+                cuStreamUpdateCaptureDependencies(stream, list, count, flags)
+            )
+        }
+    };
+    call.result(result)
 }
 
 /// `cuStreamEndCapture`. Captures begin and end on one issuer, so the driver cannot see that another

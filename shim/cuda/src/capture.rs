@@ -5,7 +5,7 @@
 use crate::call::{self, Block};
 use crate::client::{self, Client};
 use crate::graph::node_list;
-use crate::graph_edges::plain_edges;
+use crate::graph_edges::{edge_data, plain_edges};
 use crate::stream::{self, NullStream};
 use crate::{thread, write};
 use core::cell::RefCell;
@@ -108,6 +108,64 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
     begun
 }
 
+/// `cuStreamBeginCapture`, the form without a mode.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuStreamBeginCapture(default: NullStream, stream: CUstream) -> Result<(), CUresult> {
+    // SAFETY: takes no pointers.
+    unsafe { cuStreamBeginCapture_v2(default, stream, CU_STREAM_CAPTURE_MODE_GLOBAL) }
+}
+
+/// `cuStreamUpdateCaptureDependencies_v2`.
+///
+/// # Safety
+/// The lists have `count` entries; `edges` may be null.
+pub unsafe fn cuStreamUpdateCaptureDependencies_v2(
+    default: NullStream,
+    stream: CUstream,
+    dependencies: *mut CUgraphNode,
+    edges: *const CUgraphEdgeData,
+    count: usize,
+    flags: u32,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = stream::find(client, stream, default)?;
+    // SAFETY: the caller's contract.
+    let (nodes, data) = unsafe { (node_list(dependencies, count)?, edge_data(edges, count)) };
+    let head = AddNode {
+        graph: state.handle.0,
+        ctx: flags.into(),
+        count: nodes.len() as u32,
+        pad: 0,
+    };
+    let number = match data {
+        Some(_) => number::cuStreamUpdateCaptureDependencies_v2,
+        None => number::cuStreamUpdateCaptureDependencies,
+    };
+    let data = data.unwrap_or(&[]).as_bytes();
+    let parts = [head.as_bytes(), nodes.as_bytes(), data];
+    call::call(client, number, &parts, &mut [])
+}
+
+/// `cuStreamUpdateCaptureDependencies`.
+///
+/// # Safety
+/// The list has `count` entries.
+pub unsafe fn cuStreamUpdateCaptureDependencies(
+    default: NullStream,
+    stream: CUstream,
+    dependencies: *mut CUgraphNode,
+    count: usize,
+    flags: u32,
+) -> Result<(), CUresult> {
+    let edges = core::ptr::null();
+    // SAFETY: the caller's contract.
+    unsafe {
+        cuStreamUpdateCaptureDependencies_v2(default, stream, dependencies, edges, count, flags)
+    }
+}
+
 /// `cuStreamEndCapture`.
 ///
 /// # Safety
@@ -198,6 +256,25 @@ thread_local! {
 
 /// Most dependencies a capturing stream is asked for.
 const MAX_DEPENDENCIES: usize = 4096;
+
+/// `cuStreamGetCaptureInfo`, the form without the graph.
+///
+/// # Safety
+/// The pointers are null or valid.
+pub unsafe fn cuStreamGetCaptureInfo(
+    default: NullStream,
+    stream: CUstream,
+    out: *mut u32,
+    id: *mut u64,
+) -> Result<(), CUresult> {
+    let (graph, nodes, count) = (
+        core::ptr::null_mut(),
+        core::ptr::null_mut(),
+        core::ptr::null_mut(),
+    );
+    // SAFETY: the caller's contract.
+    unsafe { cuStreamGetCaptureInfo_v2(default, stream, out, id, graph, nodes, count) }
+}
 
 /// `cuStreamGetCaptureInfo_v2`.
 ///

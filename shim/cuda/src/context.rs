@@ -531,3 +531,21 @@ pub unsafe fn cuCtxDestroy_v2(ctx: CUcontext) -> Result<(), CUresult> {
         Ok(())
     })
 }
+
+/// `cuProfilerStart`: without a profiler in the process nothing happens, as natively.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuProfilerStart() -> Result<(), CUresult> {
+    client::entered()?;
+    required().map(|_| ())
+}
+
+/// `cuProfilerStop`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuProfilerStop() -> Result<(), CUresult> {
+    // SAFETY: takes no pointers.
+    unsafe { cuProfilerStart() }
+}

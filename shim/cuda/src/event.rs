@@ -336,3 +336,31 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Result<(), CUresult> {
     seen_done(&last);
     call::deliver(client)
 }
+
+/// Makes a call about a context and an event, in that context.
+fn of_context(number: u16, ctx: CUcontext, event: CUevent) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    context::device_of(ctx).ok_or(CUresult::INVALID_CONTEXT)?;
+    let args = [ctx.0, event.0];
+    context::with_current(ctx, || {
+        call::call(client, number, &[args.as_bytes()], &mut [])
+    })
+}
+
+/// `cuCtxRecordEvent`. The event is the driver's to answer for from now on.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuCtxRecordEvent(ctx: CUcontext, event: CUevent) -> Result<(), CUresult> {
+    of_context(number::cuCtxRecordEvent, ctx, event)?;
+    recorded_by_graphs(event);
+    Ok(())
+}
+
+/// `cuCtxWaitEvent`.
+///
+/// # Safety
+/// Takes no pointers.
+pub unsafe fn cuCtxWaitEvent(ctx: CUcontext, event: CUevent) -> Result<(), CUresult> {
+    of_context(number::cuCtxWaitEvent, ctx, event)
+}

@@ -1,15 +1,15 @@
-//! Nodes of graphs beyond those of [`graph`](crate::graph): events, conditions, nodes of any type, and
-//! changed parameters of copies.
+//! Nodes of graphs beyond those of [`graph`](crate::graph): events, conditions, nodes of any type.
 
 use crate::call;
 use crate::client;
 use crate::graph::{
     Place, add, add_with_reply, cuGraphAddChildGraphNode, cuGraphAddEmptyNode, cuGraphAddHostNode,
-    cuGraphAddKernelNode_v2, cuGraphAddMemcpyNode, cuGraphAddMemsetNode, reachable_at_replay,
+    cuGraphAddKernelNode_v2, cuGraphAddMemcpyNode, cuGraphAddMemsetNode,
 };
-use crate::graph_edges::plain_edges;
+use crate::graph_edges::{cuGraphAddDependencies_v2, edge_data};
 use crate::graph_memory::{cuGraphAddMemAllocNode, cuGraphAddMemFreeNode};
-use crate::{context, event, read, write};
+use crate::memory_operations::cuGraphAddBatchMemOpNode;
+use crate::{context, event, write};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::*;
@@ -279,7 +279,7 @@ unsafe fn add_conditional(
 }
 
 /// `CU_GRAPH_NODE_TYPE_*`.
-mod kind {
+pub(crate) mod kind {
     pub const KERNEL: u32 = 0;
     pub const MEMCPY: u32 = 1;
     pub const MEMSET: u32 = 2;
@@ -290,7 +290,42 @@ mod kind {
     pub const EVENT_RECORD: u32 = 7;
     pub const MEM_ALLOC: u32 = 10;
     pub const MEM_FREE: u32 = 11;
+    pub const BATCH_MEM_OP: u32 = 12;
     pub const CONDITIONAL: u32 = 13;
+}
+
+/// Adds a node without dependencies, then its edges with their data. Without the edges there is no
+/// node either.
+///
+/// # Safety
+/// There are as many dependencies as edges; `params` is null or describes a node.
+unsafe fn add_behind_edges(
+    node: *mut CUgraphNode,
+    graph: CUgraph,
+    dependencies: *const CUgraphNode,
+    edges: &[CUgraphEdgeData],
+    params: *mut CUgraphNodeParams,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    let kind = unsafe { params.as_ref() }
+        .ok_or(CUresult::INVALID_VALUE)?
+        .kind;
+    if matches!(kind, kind::MEM_ALLOC | kind::MEM_FREE) {
+        // The driver would not let the node go again.
+        return Err(CUresult::NOT_SUPPORTED);
+    }
+    let (none, plain) = (core::ptr::null(), core::ptr::null());
+    // SAFETY: the caller's contract; the node was stored if the first call succeeds.
+    unsafe {
+        cuGraphAddNode_v2(node, graph, none, plain, 0, params)?;
+        let to = vec![*node; edges.len()];
+        let (data, count) = (edges.as_ptr(), edges.len());
+        let joined = cuGraphAddDependencies_v2(graph, dependencies, to.as_ptr(), data, count);
+        if joined.is_err() {
+            let _ = cuGraphDestroyNode(*node);
+        }
+        joined
+    }
 }
 
 /// `cuGraphAddNode_v2`: the call of the node's own type.
@@ -309,7 +344,9 @@ pub unsafe fn cuGraphAddNode_v2(
     client::entered()?;
     // SAFETY: the caller's contract; what a type's parameters are, `cuda.h` says.
     unsafe {
-        plain_edges(edges, count)?;
+        if let Some(edges) = edge_data(edges, count) {
+            return add_behind_edges(node, graph, dependencies, edges, params);
+        }
         let params = params.as_mut().ok_or(CUresult::INVALID_VALUE)?;
         if node.is_null() {
             return Err(CUresult::INVALID_VALUE);
@@ -351,6 +388,9 @@ pub unsafe fn cuGraphAddNode_v2(
                 let dptr = CUdeviceptr(params.words[0]);
                 cuGraphAddMemFreeNode(node, graph, dependencies, count, dptr)
             }
+            kind::BATCH_MEM_OP => {
+                cuGraphAddBatchMemOpNode(node, graph, dependencies, count, words.cast())
+            }
             kind::CONDITIONAL => add_conditional(node, place(graph, dependencies, count), params),
             _ => Err(CUresult::NOT_SUPPORTED),
         }
@@ -358,7 +398,7 @@ pub unsafe fn cuGraphAddNode_v2(
 }
 
 /// A context, or the current one for null.
-fn current(ctx: CUcontext) -> Result<CUcontext, CUresult> {
+pub(crate) fn current(ctx: CUcontext) -> Result<CUcontext, CUresult> {
     if ctx.is_null() {
         context::required()
     } else {
@@ -380,50 +420,6 @@ pub unsafe fn cuGraphAddNode(
     let none = core::ptr::null();
     // SAFETY: the caller's contract.
     unsafe { cuGraphAddNode_v2(node, graph, dependencies, none, count, params) }
-}
-
-// --- copies ---
-
-/// `cuGraphMemcpyNodeSetParams`.
-///
-/// # Safety
-/// `copy` is null or describes a copy.
-pub unsafe fn cuGraphMemcpyNodeSetParams(
-    node: CUgraphNode,
-    copy: *const CUDA_MEMCPY3D,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let copy = read(copy)?;
-    reachable_at_replay(client, &copy)?;
-    let args = wire::cuGraphMemcpyNodeSetParams::Args {
-        node: Word::of(node),
-        copy,
-    };
-    let number = number::cuGraphMemcpyNodeSetParams;
-    call::call(client, number, &[args.as_bytes()], &mut [])
-}
-
-/// `cuGraphExecMemcpyNodeSetParams`.
-///
-/// # Safety
-/// `copy` is null or describes a copy.
-pub unsafe fn cuGraphExecMemcpyNodeSetParams(
-    exec: CUgraphExec,
-    node: CUgraphNode,
-    copy: *const CUDA_MEMCPY3D,
-    ctx: CUcontext,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let copy = read(copy)?;
-    reachable_at_replay(client, &copy)?;
-    let args = wire::cuGraphExecMemcpyNodeSetParams::Args {
-        exec: Word::of(exec),
-        node: Word::of(node),
-        copy,
-        ctx: Word::of(ctx),
-    };
-    let number = number::cuGraphExecMemcpyNodeSetParams;
-    call::call(client, number, &[args.as_bytes()], &mut [])
 }
 
 #[cfg(test)]

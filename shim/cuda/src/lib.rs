@@ -45,6 +45,7 @@ mod launch;
 mod link;
 mod managed;
 mod memory;
+mod memory_operations;
 mod module;
 mod pool;
 mod register;
@@ -77,6 +78,7 @@ mod hand {
     pub use crate::link::*;
     pub use crate::managed::*;
     pub use crate::memory::*;
+    pub use crate::memory_operations::*;
     pub use crate::module::*;
     pub use crate::pool::*;
     pub use crate::register::{cuMemHostRegister_v2, cuMemHostUnregister};

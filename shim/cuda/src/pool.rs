@@ -3,7 +3,7 @@
 use crate::call::{self, Completion};
 use crate::client;
 use crate::stream::{self, NullStream};
-use crate::{memory, write};
+use crate::{exports, memory, write};
 use core::ffi::c_void;
 use vgpu_channel::window::Place;
 use vgpu_protocol::cuda::*;
@@ -477,4 +477,85 @@ pub unsafe fn cuMemSetAccess(
         &[args.as_bytes(), descriptors.as_bytes()],
         &mut [],
     )
+}
+
+/// The device that a pool is asked for by. Pools of host and managed memory are not served: the driver
+/// would place them in the worker.
+///
+/// # Errors
+/// `INVALID_VALUE`, `NOT_SUPPORTED`.
+fn pool_device(location: *const CUmemLocation, kind: u32) -> Result<CUdevice, CUresult> {
+    const PINNED: u32 = 1;
+    const DEVICE: u32 = 1;
+    let location = crate::read(location)?;
+    if location.kind == 0 || kind == 0 {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    if location.kind != DEVICE || kind != PINNED {
+        return Err(CUresult::NOT_SUPPORTED);
+    }
+    Ok(CUdevice(location.id))
+}
+
+/// `cuMemGetDefaultMemPool`.
+///
+/// # Safety
+/// Both pointers are null or valid.
+pub unsafe fn cuMemGetDefaultMemPool(
+    pool: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    kind: u32,
+) -> Result<(), CUresult> {
+    let device = pool_device(location, kind)?;
+    // SAFETY: the caller's contract.
+    unsafe { exports::cuDeviceGetDefaultMemPool(pool, device) }.ok()
+}
+
+/// `cuMemGetMemPool`.
+///
+/// # Safety
+/// Both pointers are null or valid.
+pub unsafe fn cuMemGetMemPool(
+    pool: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    kind: u32,
+) -> Result<(), CUresult> {
+    let device = pool_device(location, kind)?;
+    // SAFETY: the caller's contract.
+    unsafe { exports::cuDeviceGetMemPool(pool, device) }.ok()
+}
+
+/// `cuMemSetMemPool`.
+///
+/// # Safety
+/// `location` is null or valid.
+pub unsafe fn cuMemSetMemPool(
+    location: *mut CUmemLocation,
+    kind: u32,
+    pool: CUmemoryPool,
+) -> Result<(), CUresult> {
+    let device = pool_device(location, kind)?;
+    // SAFETY: takes no pointers.
+    unsafe { exports::cuDeviceSetMemPool(device, pool) }.ok()
+}
+
+/// `cuMemGetAccess`.
+///
+/// # Safety
+/// Both pointers are null or valid.
+pub unsafe fn cuMemGetAccess(
+    flags: *mut u64,
+    location: *const CUmemLocation,
+    ptr: CUdeviceptr,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let args = wire::cuMemGetAccess::Args {
+        flags: [],
+        location: translate(client, crate::read(location)?)?,
+        ptr: wire::Word::of(ptr),
+    };
+    let mut reply = wire::cuMemGetAccess::Reply::new_zeroed();
+    let number = number::cuMemGetAccess;
+    call::call(client, number, &[args.as_bytes()], reply.as_mut_bytes())?;
+    write(flags, reply.flags.get())
 }

@@ -49,7 +49,20 @@
 //! | `cuGraphAddNode_v2` | [`AddNode`], dependencies, [`ConditionalNode`] | the node, then its graphs |
 //! | `cuGraphConditionalHandleCreate` | `Args`, the context | the handle |
 //! | `cuGraphRemoveDependencies` | [`AddNode`], sources, targets | |
+//! | `cuGraphAddDependencies_v2`, `cuGraphRemoveDependencies_v2` | [`AddNode`], sources, targets, edge data | |
 //! | `cuGraphNodeGetDependencies`, `cuGraphNodeGetDependentNodes` | [`ListRequest`]: `object` the node | [`ListReply`] |
+//! | `cuGraphGetEdges_v2` | [`ListRequest`]: `out` the sources; targets and data lie behind, as long each | [`ListReply`] |
+//! | `cuGraphNodeGetDependencies_v2`, `cuGraphNodeGetDependentNodes_v2` | [`ListRequest`]: `object` the node, `out` the nodes; the data lies behind, as long | [`ListReply`] |
+//! | `cuStreamUpdateCaptureDependencies`, its `_v2` | [`AddNode`]: `graph` the stream, `ctx` the flags; dependencies, edge data for `_v2` | |
+//! | `cuStreamBatchMemOp`, its `_v2` | [`MemoryOperations`], operations | |
+//! | `cuGraphAddBatchMemOpNode` | [`AddNode`], dependencies, [`MemoryOperations`], operations | `Reply` |
+//! | `cuGraphBatchMemOpNodeSetParams`, `cuGraphExecBatchMemOpNodeSetParams` | [`MemoryOperations`], operations | |
+//! | `cuGraphBatchMemOpNodeGetParams` | `Args` | [`MemoryOperations`], as many operations as fit |
+//! | `cuGraphHostNodeGetParams` | `Args` | [`HostFunc`] |
+//! | `cuGraphHostNodeSetParams`, `cuGraphExecHostNodeSetParams` | executable graph or 0, node (64 bits each), [`HostFunc`] | |
+//! | `cuGraphKernelNodeGetAttribute`, `cuGraphKernelNodeSetAttribute` | [`AttributeRequest`]: `object` the node | [`AttributeReply`] |
+//! | `cuGraphDebugDotPrint` | [`ListRequest`]: `object` the graph, `out` room for the text, `extra` the flags | [`ListReply`]: bytes of the text; nothing is stored if they do not fit |
+//! | `cuUserObjectCreate` | [`UserObject`] | `Reply` |
 //! | `cuDeviceGetGraphMemAttribute`, `cuDeviceSetGraphMemAttribute` | [`AttributeRequest`]: `object` the device | [`AttributeReply`] |
 //! | `cuIpcGetMemHandle`, `cuIpcGetEventHandle` | [`Lookup`]: the address, the event | [`SharedToken`] |
 //! | `cuIpcOpenMemHandle_v2` | [`OpenShared`] | [`OpenedMemory`] |
@@ -110,7 +123,10 @@ use crate::cuda::{
     CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS,
     CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC, CUarray, CUcontext, CUdevice,
     CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphNode, CUkernel, CUlibrary,
-    CUmemoryPool, CUmipmappedArray, CUmodule, CUstream, CUsurfObject, CUtexObject,
+    CUmemoryPool, CUmipmappedArray, CUmodule, CUstream, CUsurfObject, CUtexObject, CUuserObject,
+};
+use crate::cuda::{
+    CUDA_ARRAY_MEMORY_REQUIREMENTS, CUDA_ARRAY_SPARSE_PROPERTIES, CUexecAffinityParam,
 };
 scalar_results!(
     u32,
@@ -135,6 +151,7 @@ scalar_results!(
     CUstream,
     CUsurfObject,
     CUtexObject,
+    CUuserObject,
 );
 
 macro_rules! struct_results {
@@ -155,6 +172,9 @@ struct_results!(
     CUDA_RESOURCE_DESC,
     CUDA_RESOURCE_VIEW_DESC,
     CUDA_TEXTURE_DESC,
+    CUDA_ARRAY_MEMORY_REQUIREMENTS,
+    CUDA_ARRAY_SPARSE_PROPERTIES,
+    CUexecAffinityParam,
 );
 
 /// Wire type of an argument in `Args`.
@@ -457,6 +477,31 @@ wire_struct! {
         kind: u32,
         /// Graphs that the node gets.
         size: u32,
+    }
+    /// A batch of memory operations of a stream or of a node: this, then `count` operations of 48
+    /// bytes.
+    MemoryOperations = 32 {
+        /// The stream; 0 for nodes.
+        stream: u64,
+        /// The executable graph, or 0.
+        exec: u64,
+        /// The node whose parameters change, or 0.
+        node: u64,
+        /// Number of operations.
+        count: u32,
+        /// Flags.
+        flags: u32,
+    }
+    /// An object of the program.
+    UserObject = 24 {
+        /// Address of the program's function that ends it.
+        destroy: u64,
+        /// Its argument.
+        pointer: u64,
+        /// References that the program has.
+        count: u32,
+        /// Flags.
+        flags: u32,
     }
     /// A handle and a blob for a list of handles coming back.
     ListRequest = 32 {

@@ -90,6 +90,18 @@ entries! {
         tell(stream, &Answers { status, id, graph, nodes, edges, count })
     }
 
+    ready fn cuStreamUpdateCaptureDependencies(
+        val stream: CUstream, list nodes: CUgraphNode, val count: usize, val flags: u32,
+    ) {
+        // CU_STREAM_ADD_CAPTURE_DEPENDENCIES, CU_STREAM_SET_CAPTURE_DEPENDENCIES
+        if flags > 1 {
+            return Err(CUresult::INVALID_VALUE);
+        }
+        let (_, stream) = stream::get(stream)?;
+        let nodes: Vec<u64> = nodes.list(count)?.iter().map(|node| node.0).collect();
+        capture::update(&stream, &nodes, flags == 1)
+    }
+
     anytime fn cuThreadExchangeStreamCaptureMode(out mode: u32) {
         let new = mode.get()?;
         if new > CU_STREAM_CAPTURE_MODE_RELAXED {

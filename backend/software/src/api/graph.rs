@@ -24,7 +24,7 @@ use vgpu_protocol::cuda::{
 const INSTANTIATE_FLAGS: u64 = 15;
 const DEVICE_LAUNCH: u64 = 4;
 
-fn current_or(ctx: CUcontext) -> Outcome<Arc<Context>> {
+pub(super) fn current_or(ctx: CUcontext) -> Outcome<Arc<Context>> {
     if ctx.is_null() {
         current::context()
     } else {
@@ -50,8 +50,26 @@ fn kernel_action(params: &CUDA_KERNEL_NODE_PARAMS) -> Outcome<Action> {
     Ok(Action::Kernel(Arc::new(launch)))
 }
 
+pub(super) fn fill_action(params: &CUDA_MEMSET_NODE_PARAMS) -> Outcome<Action> {
+    let fill = Fill {
+        dst: params.dst.0,
+        pitch: params.pitch,
+        value: params.value,
+        element: params.element_size,
+        width: params.width,
+        height: params.height,
+    };
+    Ok(Action::Fill(fill.checked()?))
+}
+
+pub(super) fn host_action(params: &CUDA_HOST_NODE_PARAMS) -> Outcome<Action> {
+    let function = params.function.ok_or(CUresult::INVALID_VALUE)?;
+    let user = params.user as usize;
+    Ok(Action::Host(HostCall::Function { function, user }))
+}
+
 /// Adds a node to the graph of a handle.
-fn add(
+pub(super) fn add(
     node: &Out<CUgraphNode>,
     graph: CUgraph,
     after: &In<CUgraphNode>,
@@ -241,16 +259,7 @@ entries! {
     ) {
         add(&node, graph, &after, count, || {
             current_or(ctx)?;
-            let params = params.get()?;
-            let fill = Fill {
-                dst: params.dst.0,
-                pitch: params.pitch,
-                value: params.value,
-                element: params.element_size,
-                width: params.width,
-                height: params.height,
-            };
-            Ok(Action::Fill(fill.checked()?))
+            fill_action(&params.get()?)
         })
     }
 
@@ -258,12 +267,7 @@ entries! {
         out node: CUgraphNode, val graph: CUgraph, src after: CUgraphNode, val count: usize,
         src params: CUDA_HOST_NODE_PARAMS,
     ) {
-        add(&node, graph, &after, count, || {
-            let params = params.get()?;
-            let function = params.function.ok_or(CUresult::INVALID_VALUE)?;
-            let user = params.user as usize;
-            Ok(Action::Host(HostCall::Function { function, user }))
-        })
+        add(&node, graph, &after, count, || host_action(&params.get()?))
     }
 
     ready fn cuGraphAddChildGraphNode(

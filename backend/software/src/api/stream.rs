@@ -5,19 +5,15 @@ use crate::dispatch::{enqueue, wait_event};
 use crate::entry::entries;
 use crate::foreign::Outcome;
 use crate::graph::Action;
+use crate::operations::{self, Operations};
 use crate::stream::Role;
-use crate::work::{Comparison, MemoryWord};
-use crate::{capture, current, device, event, pool, stream};
+use crate::{capture, current, event, pool, stream};
 use std::ffi::c_void;
 use vgpu_protocol::cuda::{
     CU_STREAM_NON_BLOCKING, CUcontext, CUdevice, CUdeviceptr, CUevent, CUhostFn,
-    CUlaunchAttributeValue, CUresult, CUstream, CUstreamCallback,
+    CUlaunchAttributeValue, CUresult, CUstream, CUstreamBatchMemOpParams, CUstreamCallback,
 };
 
-/// `CU_STREAM_WAIT_VALUE_FLUSH`: remote writes are flushed after the wait. There are none.
-const WAIT_FLUSH: u32 = 1 << 30;
-/// `CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER`: the barrier may be left out. It is cheap here.
-const WRITE_NO_BARRIER: u32 = 1;
 /// `CU_EVENT_WAIT_EXTERNAL`.
 const WAIT_EXTERNAL: u32 = 1;
 
@@ -30,38 +26,20 @@ fn is_settable(attribute: u32) -> bool {
     matches!(attribute, 1 | 3 | 9 | 10)
 }
 
-fn word(addr: CUdeviceptr, value: u64, wide: bool) -> Outcome<MemoryWord> {
-    let word = MemoryWord {
-        addr: addr.0,
-        value,
-        wide,
-    };
-    if !addr.0.is_multiple_of(word.size()) {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    device::memory().check(addr.0, word.size())?;
-    Ok(word)
+fn batch(stream: CUstream, params: &[CUstreamBatchMemOpParams], flags: u32) -> Outcome {
+    let (_, stream) = stream::get(stream)?;
+    let operations = Operations::checked(params, flags)?;
+    enqueue(&stream, Action::Operations(operations)).map(drop)
 }
 
 fn write(stream: CUstream, addr: CUdeviceptr, value: u64, wide: bool, flags: u32) -> Outcome {
-    let (_, stream) = stream::get(stream)?;
-    if flags & !WRITE_NO_BARRIER != 0 {
-        return Err(CUresult::INVALID_VALUE);
-    }
-    enqueue(&stream, Action::Write(word(addr, value, wide)?)).map(drop)
+    let write = operations::alone(operations::WRITE, addr.0, value, wide, flags);
+    batch(stream, &[write], 0)
 }
 
 fn wait(stream: CUstream, addr: CUdeviceptr, value: u64, wide: bool, flags: u32) -> Outcome {
-    let (_, stream) = stream::get(stream)?;
-    let comparison = match flags & !WAIT_FLUSH {
-        0 => Comparison::GreaterOrEqual,
-        1 => Comparison::Equal,
-        2 => Comparison::And,
-        3 => Comparison::Nor,
-        _ => return Err(CUresult::INVALID_VALUE),
-    };
-    let action = Action::Wait(word(addr, value, wide)?, comparison);
-    enqueue(&stream, action).map(drop)
+    let wait = operations::alone(operations::WAIT, addr.0, value, wide, flags);
+    batch(stream, &[wait], 0)
 }
 
 entries! {
@@ -196,6 +174,12 @@ entries! {
         val stream: CUstream, val addr: CUdeviceptr, val value: u64, val flags: u32,
     ) {
         wait(stream, addr, value, true, flags)
+    }
+
+    ready fn cuStreamBatchMemOp_v2(
+        val stream: CUstream, val count: u32, list params: CUstreamBatchMemOpParams, val flags: u32,
+    ) {
+        batch(stream, &params.list(count.min(1 << 16) as usize)?, flags)
     }
 
     ready fn cuLaunchHostFunc(val stream: CUstream, val function: CUhostFn, val user: *mut c_void) {

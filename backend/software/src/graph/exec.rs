@@ -5,6 +5,7 @@ use crate::event::{Event, Record, State};
 use crate::foreign::Outcome;
 use crate::stream::{Mark, Stream};
 use crate::table::{Kind, Table};
+use crate::user_object::Token;
 use crate::work::Work;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ struct Instance {
 pub(crate) struct Exec {
     pub(crate) handle: u64,
     instance: Mutex<Instance>,
+    /// Objects of the program that are needed as long as it lives or runs.
+    tokens: Arc<Vec<Arc<Token>>>,
 }
 
 static EXECS: Table<Exec> = Table::new(Kind::Exec);
@@ -117,9 +120,11 @@ impl Exec {
     /// `INVALID_VALUE` for nodes in a circle.
     pub(crate) fn create(graph: &Graph) -> Outcome<Arc<Self>> {
         let steps = steps(graph)?;
+        let tokens = Arc::new(graph.tokens());
         Ok(EXECS.insert_with(|handle| Self {
             handle,
             instance: Mutex::new(Instance { steps, last: None }),
+            tokens,
         }))
     }
 
@@ -131,6 +136,9 @@ impl Exec {
         let mut instance = self.instance.lock();
         let mut plan = Plan::default();
         plan.add(&instance.steps);
+        if !self.tokens.is_empty() {
+            plan.work.push(Work::Keep(Arc::clone(&self.tokens)));
+        }
         plan.after.extend(instance.last.take());
         let submitted = stream.submit(Work::Graph(Arc::new(plan.work)), plan.after);
         let mark = submitted.inspect_err(|_| {
@@ -221,8 +229,7 @@ impl Action {
             Self::Copy(copy) => Work::Copy(copy.clone()),
             Self::Fill(fill) => Work::Fill(*fill),
             Self::Host(call) => Work::Host(*call),
-            Self::Write(word) => Work::Write(*word),
-            Self::Wait(word, comparison) => Work::Wait(*word, *comparison),
+            Self::Operations(operations) => operations.work(),
         }
     }
 }

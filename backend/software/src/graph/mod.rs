@@ -7,8 +7,9 @@ use crate::copy::{Copy, Fill};
 use crate::event::Event;
 use crate::foreign::Outcome;
 use crate::launch::KernelLaunch;
+use crate::operations::Operations;
 use crate::table::{Kind, Table};
-use crate::work::{Comparison, MemoryWord};
+use crate::user_object::{References, Token};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -33,10 +34,8 @@ pub(crate) enum Action {
     Record(Arc<Event>),
     /// Waits for an event recorded outside.
     WaitEvent(Arc<Event>),
-    /// Writes a word.
-    Write(MemoryWord),
-    /// Waits for a word.
-    Wait(MemoryWord, Comparison),
+    /// Writes words and waits for some.
+    Operations(Operations),
 }
 
 impl Action {
@@ -51,7 +50,7 @@ impl Action {
             Self::Empty => 5,
             Self::WaitEvent(_) => 6,
             Self::Record(_) => 7,
-            Self::Write(_) | Self::Wait(..) => 12,
+            Self::Operations(_) => 12,
         }
     }
 }
@@ -68,6 +67,8 @@ pub(crate) struct Node {
 pub(crate) struct Graph {
     pub(crate) handle: u64,
     nodes: Mutex<BTreeMap<u64, Node>>,
+    /// References to objects of the program.
+    pub(crate) objects: Mutex<References>,
 }
 
 static GRAPHS: Table<Graph> = Table::new(Kind::Graph);
@@ -98,6 +99,7 @@ impl Graph {
         GRAPHS.insert_with(|handle| Self {
             handle,
             nodes: Mutex::new(BTreeMap::new()),
+            objects: Mutex::default(),
         })
     }
 
@@ -216,6 +218,22 @@ impl Graph {
         order.into_iter().map(node).collect()
     }
 
+    /// The objects of the program that it and its child graphs keep.
+    pub(crate) fn tokens(&self) -> Vec<Arc<Token>> {
+        let mut tokens: Vec<_> = self
+            .objects
+            .lock()
+            .values()
+            .map(|(token, _)| Arc::clone(token))
+            .collect();
+        for node in self.nodes.lock().values() {
+            if let Action::Child(child) = &node.action {
+                tokens.extend(child.tokens());
+            }
+        }
+        tokens
+    }
+
     /// Another graph with the same nodes under new handles.
     pub(crate) fn duplicate(&self) -> Outcome<Arc<Self>> {
         let copy = Self::create();
@@ -233,6 +251,7 @@ impl Graph {
             };
             names.insert(handle, copy.add(action, &after)?);
         }
+        copy.objects.lock().clone_from(&self.objects.lock());
         Ok(copy)
     }
 }

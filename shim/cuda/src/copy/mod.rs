@@ -8,11 +8,13 @@
 //!   nothing writes the program's memory behind its back (`semantics.md` 12).
 
 mod arrays;
+mod batch;
 pub mod copiers;
 mod place;
 mod strided;
 
 pub use arrays::*;
+pub use batch::*;
 pub use strided::*;
 
 use crate::call::{self, Completion, INLINE_BYTES};

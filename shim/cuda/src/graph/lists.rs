@@ -1,6 +1,22 @@
 //! Lists of what a graph consists of: nodes, roots, edges.
 
-use super::*;
+use super::MAX_DEPENDENCIES;
+use crate::call::{self, Block};
+use crate::client::{self, Client};
+use crate::{module, write};
+use vgpu_protocol::cuda::*;
+use vgpu_protocol::number::call as number;
+use vgpu_protocol::wire::{self, ListReply};
+use zerocopy::IntoBytes;
+
+/// Entries of the program's array that are used.
+///
+/// # Safety
+/// `count` is valid.
+pub(crate) unsafe fn room_of(count: *const usize) -> usize {
+    // SAFETY: the caller's contract.
+    unsafe { *count }.min(MAX_DEPENDENCIES)
+}
 
 /// Lists nodes into the program's array, or tells how many there are.
 ///
@@ -20,7 +36,7 @@ pub(crate) unsafe fn list_nodes(
         return write(count, how_many(client, number, object)?);
     }
     // SAFETY: not null; the caller gives a valid pointer.
-    let room = unsafe { *count }.min(MAX_DEPENDENCIES);
+    let room = unsafe { room_of(count) };
     let found = module::list(client, number, object, room)?;
     // SAFETY: the caller's array has at least as many entries as were found.
     unsafe { fill(nodes, &found, room) };
@@ -95,7 +111,7 @@ pub unsafe fn cuGraphGetEdges(
         return write(count, how_many(client, number::cuGraphGetEdges, graph.0)?);
     }
     // SAFETY: not null; the caller gives a valid pointer.
-    let room = unsafe { *count }.min(MAX_DEPENDENCIES);
+    let room = unsafe { room_of(count) };
     let bytes = room.max(1) * 8;
     let (sources, targets) = (Block::new(client, bytes)?, Block::new(client, bytes)?);
     let head = wire::ListRequest {
@@ -122,5 +138,3 @@ pub unsafe fn cuGraphGetEdges(
     }
     write(count, found)
 }
-
-// --- forms from before CUDA 12, which libcudart 11 uses ---

@@ -232,6 +232,104 @@ pub unsafe fn cuMemPrefetchAsync(
     unsafe { cuMemPrefetchAsync_v2(default, dptr, bytes, of_device(device), 0, stream) }
 }
 
+/// Judges a batch of prefetches or discards: every device would need concurrent managed access.
+///
+/// # Safety
+/// Both lists have `count` entries.
+unsafe fn judge_batch(
+    default: NullStream,
+    stream: CUstream,
+    dptrs: *const CUdeviceptr,
+    sizes: *const usize,
+    count: usize,
+    flags: u64,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    stream::find(client, stream, default)?;
+    client.sticky()?;
+    if dptrs.is_null() || sizes.is_null() || count == 0 || flags != 0 {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    for at in 0..count {
+        // SAFETY: the caller's contract.
+        let (dptr, bytes) = unsafe { (*dptrs.add(at), *sizes.add(at)) };
+        managed_range(dptr, bytes)?;
+    }
+    Err(CUresult::INVALID_DEVICE)
+}
+
+/// `cuMemPrefetchBatchAsync`.
+///
+/// # Safety
+/// The lists have as many entries as they say.
+#[expect(clippy::too_many_arguments, reason = "CUDA's own signature")]
+pub unsafe fn cuMemPrefetchBatchAsync(
+    default: NullStream,
+    dptrs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    places: *mut CUmemLocation,
+    starts: *mut usize,
+    place_count: usize,
+    flags: u64,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    if places.is_null() || starts.is_null() || place_count == 0 || place_count > count {
+        client::entered()?;
+        return Err(CUresult::INVALID_VALUE);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { judge_batch(default, stream, dptrs, sizes, count, flags) }
+}
+
+/// `cuMemDiscardBatchAsync`.
+///
+/// # Safety
+/// Both lists have `count` entries.
+pub unsafe fn cuMemDiscardBatchAsync(
+    default: NullStream,
+    dptrs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    flags: u64,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe { judge_batch(default, stream, dptrs, sizes, count, flags) }
+}
+
+/// `cuMemDiscardAndPrefetchBatchAsync`.
+///
+/// # Safety
+/// The lists have as many entries as they say.
+#[expect(clippy::too_many_arguments, reason = "CUDA's own signature")]
+pub unsafe fn cuMemDiscardAndPrefetchBatchAsync(
+    default: NullStream,
+    dptrs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    places: *mut CUmemLocation,
+    starts: *mut usize,
+    place_count: usize,
+    flags: u64,
+    stream: CUstream,
+) -> Result<(), CUresult> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        cuMemPrefetchBatchAsync(
+            default,
+            dptrs,
+            sizes,
+            count,
+            places,
+            starts,
+            place_count,
+            flags,
+            stream,
+        )
+    }
+}
+
 /// `CU_MEM_RANGE_ATTRIBUTE_*`.
 mod attribute {
     pub const READ_MOSTLY: u32 = 1;

@@ -1,7 +1,7 @@
 //! The stream functions of the driver API.
 
 use super::{GENERATION, NullStream, STREAMS, Wait, create, find, id_of, synchronize_context};
-use crate::call::{self, Completion};
+use crate::call;
 use crate::{client, context, write};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -143,6 +143,35 @@ pub unsafe fn cuStreamGetCtx(
     write(ctx, find(client, stream, default)?.ctx)
 }
 
+/// `cuStreamGetCtx_v2`. There are no green contexts, so no stream is of one.
+///
+/// # Safety
+/// Both pointers are null or valid.
+pub unsafe fn cuStreamGetCtx_v2(
+    default: NullStream,
+    stream: CUstream,
+    ctx: *mut CUcontext,
+    green: *mut u64,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    let state = find(client, stream, default)?;
+    if ctx.is_null() || green.is_null() {
+        return Err(CUresult::INVALID_VALUE);
+    }
+    write(green, 0)?;
+    write(ctx, state.ctx)
+}
+
+/// `cuStreamGetGreenCtx`: none, as natively for streams that are not of one.
+///
+/// # Safety
+/// `green` is null or valid.
+pub unsafe fn cuStreamGetGreenCtx(stream: CUstream, green: *mut u64) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    find(client, stream, NullStream::Legacy)?;
+    write(green, 0)
+}
+
 /// `cuStreamGetDevice`.
 ///
 /// # Safety
@@ -237,61 +266,4 @@ pub unsafe fn cuStreamSetAttribute(
         number::cuStreamSetAttribute,
         &mut [],
     )
-}
-
-/// Posts one of the memory operations of a stream.
-fn memory_operation(
-    default: NullStream,
-    stream: CUstream,
-    number: u16,
-    args: impl FnOnce(CUstream) -> Vec<u8>,
-) -> Result<(), CUresult> {
-    let client = client::entered()?;
-    let state = find(client, stream, default)?;
-    call::post(
-        client,
-        number,
-        &state,
-        &[&args(state.handle)],
-        Completion::Lazy,
-    )
-    .map(|_| ())
-}
-
-macro_rules! memory_operations {
-    ($($(#[$doc:meta])* $name:ident($value:ty);)*) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// Takes no pointers that are followed here.
-        pub unsafe fn $name(
-            default: NullStream,
-            stream: CUstream,
-            addr: CUdeviceptr,
-            value: $value,
-            flags: u32,
-        ) -> Result<(), CUresult> {
-            memory_operation(default, stream, number::$name, |stream| {
-                wire::$name::Args {
-                    stream: Word::of(stream),
-                    addr: Word::of(addr),
-                    value: Word::of(value),
-                    flags: Word::of(flags),
-                }
-                .as_bytes()
-                .to_vec()
-            })
-        }
-    )* };
-}
-
-memory_operations! {
-    /// `cuStreamWriteValue32_v2`.
-    cuStreamWriteValue32_v2(u32);
-    /// `cuStreamWriteValue64_v2`.
-    cuStreamWriteValue64_v2(u64);
-    /// `cuStreamWaitValue32_v2`.
-    cuStreamWaitValue32_v2(u32);
-    /// `cuStreamWaitValue64_v2`.
-    cuStreamWaitValue64_v2(u64);
 }

@@ -99,6 +99,8 @@ handles! {
     CUsurfObject;
     /// A just-in-time linker invocation.
     CUlinkState;
+    /// An object of the program whose end graphs may put off.
+    CUuserObject;
     /// An address the device can use. Under unified addressing also host addresses.
     CUdeviceptr;
 }

@@ -270,6 +270,93 @@ plain! {
         /// The bytes; a C union aligned to 8.
         words: [u64; 8],
     }
+    /// One memory operation of a batch: a C union of 48 bytes.
+    CUstreamBatchMemOpParams = 48 {
+        /// `CUstreamBatchMemOpType`.
+        operation: u32,
+        /// Flags of a flush, a barrier or a reduction; else padding.
+        flags: u32,
+        /// The rest of the operation: for waits and writes address, value, flags; for reductions
+        /// operation and type, address, value.
+        words: [u64; 5],
+    }
+    /// Parameters of a node with a batch of memory operations.
+    CUDA_BATCH_MEM_OP_NODE_PARAMS = 32 {
+        /// Context of the operations.
+        ctx: CUcontext,
+        /// Number of operations.
+        count: u32,
+        /// Padding.
+        pad: u32,
+        /// Address of the operations.
+        operations: u64,
+        /// Must be 0.
+        flags: u32,
+        /// Padding.
+        pad1: u32,
+    }
+    /// What is to be known about some of the copies of a batch.
+    CUmemcpyAttributes = 24 {
+        /// `CUmemcpySrcAccessOrder`.
+        order: u32,
+        /// Hint about the source.
+        source: CUmemLocation,
+        /// Hint about the destination.
+        destination: CUmemLocation,
+        /// `CUmemcpyFlags`.
+        flags: u32,
+    }
+    /// One end of a copy of a batch.
+    CUmemcpy3DOperand = 40 {
+        /// `CUmemcpy3DOperandType`: 1 memory, 2 array.
+        kind: u32,
+        /// Padding.
+        pad: u32,
+        /// A C union: address, row length, layer height, location; or array and offsets.
+        words: [u64; 4],
+    }
+    /// One copy of a batch. Lengths count elements.
+    CUDA_MEMCPY3D_BATCH_OP = 112 {
+        /// From where.
+        src: CUmemcpy3DOperand,
+        /// To where.
+        dst: CUmemcpy3DOperand,
+        /// Width, height, depth.
+        extent: [u64; 3],
+        /// `CUmemcpySrcAccessOrder`.
+        order: u32,
+        /// `CUmemcpyFlags`.
+        flags: u32,
+    }
+    /// Memory that an array needs.
+    CUDA_ARRAY_MEMORY_REQUIREMENTS = 32 {
+        /// Bytes.
+        size: u64,
+        /// Alignment in bytes.
+        alignment: u64,
+        /// Reserved.
+        reserved: [u32; 4],
+    }
+    /// How a sparse array is tiled.
+    CUDA_ARRAY_SPARSE_PROPERTIES = 48 {
+        /// Width, height and depth of a tile in elements.
+        tile: [u32; 3],
+        /// First level of the mip tail.
+        miptail_first: u32,
+        /// Bytes of the mip tail.
+        miptail_size: u64,
+        /// Flags.
+        flags: u32,
+        /// Reserved.
+        reserved: [u32; 5],
+    }
+    /// Execution affinity of a context.
+    CUexecAffinityParam = 8 {
+        /// `CUexecAffinityType`.
+        kind: u32,
+        /// For the number of multiprocessors: that number.
+        value: u32,
+    }
     /// A one- or two-dimensional array.
     CUDA_ARRAY_DESCRIPTOR = 24 {
         /// Elements per row.
