@@ -3,6 +3,7 @@
 use super::{GENERATION, NullStream, STREAMS, Wait, create, find, id_of, synchronize_context};
 use crate::call::{self, Completion};
 use crate::{client, context, write};
+use core::ffi::c_void;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use vgpu_protocol::cuda::*;
@@ -141,6 +142,20 @@ pub unsafe fn cuStreamGetCtx(
 ) -> Result<(), CUresult> {
     let client = client::entered()?;
     write(ctx, find(client, stream, default)?.ctx)
+}
+
+/// `cuStreamGetGreenCtx`: no stream belongs to a green context, for none can be made; null says so. cuDNN asks it of every stream
+/// that it is given.
+///
+/// # Safety
+/// `ctx` is null or valid.
+pub unsafe fn cuStreamGetGreenCtx(
+    stream: CUstream,
+    ctx: *mut *mut c_void,
+) -> Result<(), CUresult> {
+    let client = client::entered()?;
+    find(client, stream, NullStream::Legacy)?;
+    write(ctx, core::ptr::null_mut())
 }
 
 /// `cuStreamGetDevice`.
