@@ -1,7 +1,7 @@
 """What a driver library knows: `lookup.py LIBCUDA LIBNVIDIA_ML`, a line `NAME VERSION` for each question on standard input.
 
 The answer's line is the export that cuGetProcAddress gives for that name and version, or `exported` for a name that only the
-loader's dlsym knows, or `-`. No backend is needed.
+loader's dlsym knows, or `-`. Version 0 asks dlsym alone. No backend is needed.
 """
 
 import ctypes
@@ -35,8 +35,6 @@ def by_address(name, version):
 
 for line in sys.stdin:
     name, version = line.split()
-    if name.startswith("nvml"):
-        answer = "exported" if exported(nvml, name) else "-"
-    else:
-        answer = by_address(name, int(version)) or ("exported" if exported(cuda, name) else "-")
-    print(answer)
+    library = nvml if name.startswith("nvml") else cuda
+    answer = by_address(name, int(version)) if library is cuda and version != "0" else None
+    print(answer or ("exported" if exported(library, name) else "-"))

@@ -151,7 +151,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("made");
         let deep = folder.path().join("a/lib");
         std::fs::create_dir_all(&deep).expect("made");
-        for name in ["libx.so", "liby.so.12.0", "z.cpython-311.so", "x.h", "libx.a", "so"] {
+        for name in [
+            "libx.so",
+            "liby.so.12.0",
+            "z.cpython-311.so",
+            "x.h",
+            "libx.a",
+            "so",
+        ] {
             std::fs::write(deep.join(name), "").expect("written");
         }
         keep_shared_libraries(folder.path()).expect("readable");

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::{fetch, places};
+use crate::fetch;
 
 /// One package of PyPI.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Wheel {
     /// Its name and version, as pip takes them.
     pub requirement: &'static str,
@@ -61,8 +61,6 @@ pub const EVERYDAY: &[Wheel] = &[
 pub const RECORDED: &[Wheel] = &[
     wheel("torch==2.7.1", 12060),
     wheel("torch==2.15.0", 13000),
-    wheel("triton==3.7.0", 13000),
-    wheel("jax-cuda12-pjrt==0.12.0.1", 12090),
     wheel("jax-cuda13-pjrt==0.12.0.1", 13000),
 ];
 
@@ -71,14 +69,9 @@ impl Wheel {
     pub fn fetched(&self) -> anyhow::Result<PathBuf> {
         fetch::shared_libraries(self.requirement)
     }
-
-    /// Its folder, whether or not it is there.
-    pub fn folder(&self) -> PathBuf {
-        fetch::libraries_folder(self.requirement)
-    }
 }
 
-/// The package of `list` that `requirement` names.
+/// The package that `requirement` names.
 pub fn named(requirement: &str) -> anyhow::Result<&'static Wheel> {
     EVERYDAY
         .iter()

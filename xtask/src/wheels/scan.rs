@@ -5,11 +5,15 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context;
+use memchr::{memchr, memmem};
 use object::read::ReadCache;
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
 
 /// Device code: most of such a library, and no place for names of the driver's functions.
 const DEVICE_CODE: [&str; 3] = [".nv_fatbin", "__nv_relfatbin", ".nvFatBinSegment"];
+
+/// How the end of one string and the beginning of a name look.
+const PREFIXES: [&str; 2] = ["\0cu", "\0nvml"];
 
 /// Names of the driver's and NVML's functions in one library.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -59,7 +63,19 @@ pub fn scan(path: &Path) -> anyhow::Result<Option<Names>> {
 
 /// The zero-terminated strings in `data` that are names.
 fn strings(data: &[u8]) -> impl Iterator<Item = String> {
-    data.split(|byte| *byte == 0)
+    // A name at the very beginning has no zero before it.
+    let first = std::iter::once(0);
+    let further = PREFIXES.iter().flat_map(|prefix| {
+        memmem::find_iter(data, prefix.as_bytes())
+            .map(|at| at + 1)
+            .collect::<Vec<_>>()
+    });
+    first
+        .chain(further)
+        .map(|start| {
+            let text = &data[start..];
+            &text[..memchr(0, text).unwrap_or(text.len())]
+        })
         .filter(|text| is_name(text))
         .map(|text| String::from_utf8_lossy(text).into_owned())
 }
@@ -87,6 +103,8 @@ mod tests {
         let data = b"\0cuInit\0cuMemAlloc_v2\0cublasCreate_v2\0call cuInit\0nvmlInit_v2\0cuda\0cuCtx\x80\0CUDA\0cu\0cuABC_\0";
         let found: Vec<String> = strings(data).collect();
         assert_eq!(found, ["cuInit", "cuMemAlloc_v2", "nvmlInit_v2"]);
+        let edges: Vec<String> = strings(b"cuInit\0x\0cuCtxCreate").collect();
+        assert_eq!(edges, ["cuInit", "cuCtxCreate"]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use super::{GENERATION, NullStream, STREAMS, Wait, create, find, id_of, synchronize_context};
 use crate::call::{self, Completion};
 use crate::{client, context, write};
-use core::ffi::c_void;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use vgpu_protocol::cuda::*;
@@ -148,14 +147,11 @@ pub unsafe fn cuStreamGetCtx(
 /// that it is given.
 ///
 /// # Safety
-/// `ctx` is null or valid.
-pub unsafe fn cuStreamGetGreenCtx(
-    stream: CUstream,
-    ctx: *mut *mut c_void,
-) -> Result<(), CUresult> {
+/// `green` is null or valid.
+pub unsafe fn cuStreamGetGreenCtx(stream: CUstream, green: *mut u64) -> Result<(), CUresult> {
     let client = client::entered()?;
     find(client, stream, NullStream::Legacy)?;
-    write(ctx, core::ptr::null_mut())
+    write(green, 0)
 }
 
 /// `cuStreamGetDevice`.
