@@ -91,7 +91,9 @@ pub fn shared_libraries(requirement: &str) -> anyhow::Result<PathBuf> {
     }
     let pip = environment("pip", &["pip"], "pip")?;
     say(&format!("fetching {requirement} from PyPI"));
-    let unfinished = folder.with_extension("unfinished");
+    let mut unfinished = folder.clone().into_os_string();
+    unfinished.push(".unfinished");
+    let unfinished = PathBuf::from(unfinished);
     fresh_folder(&unfinished)?;
     run_quietly(
         Command::new(pip.join("bin/python"))
