@@ -103,6 +103,13 @@ def every_question_about_a_device(device):
         raises(nvml.NVMLError_NotSupported, refusal, device)
 
 
+def reach(device):
+    """A device reaches its own memory: what NCCL asks of every pair before anything else."""
+    for capability in (0, 1, 3):  # read, write, atomics; the constants of nvidia-ml-py are tuples
+        status = nvml.nvmlDeviceGetP2PStatus(device, device, capability)
+        require(status == 0, "a device does not reach itself:", status)
+
+
 def events(device):
     """Sets of events can be made, and stay empty."""
     made = nvml.nvmlEventSetCreate()
@@ -256,6 +263,7 @@ if __name__ == "__main__":
     loops()
     many_threads()
     every_question_about_a_device(first)
+    reach(first)
     events(first)
     private_table()
     same_as_libcuda(first)

@@ -9,6 +9,7 @@
 //! | `ggml` | real ggml and CUDA libraries for the tests of Ollama's discovery |
 //! | `qemu` | the distribution's QEMU with the device loaded into it |
 //! | `guest` | the tests that boot a virtual machine |
+//! | `wheels` | what real CUDA libraries ask of the driver, compared with what the shim has |
 //! | `gpu` | `dist/gpu`, which checks everything on a machine with a GPU and without a network |
 //!
 //! A Rust toolchain is all that is presupposed: the CUDA compiler and zig (for guests with an older C library) come from PyPI, python3-venv, g++ and QEMU from the
@@ -39,6 +40,7 @@ mod suite;
 mod summary;
 mod system;
 mod toolkit;
+mod wheels;
 
 use clap::{Parser, Subcommand};
 
@@ -78,6 +80,8 @@ enum Verb {
     Qemu(qemu::Options),
     /// Run the tests that boot a virtual machine (TCG, no KVM needed).
     Guest,
+    /// Compare what the libraries of NVIDIA and others ask of the driver with what the shim has, and start them on the software device.
+    Wheels(wheels::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -92,6 +96,7 @@ fn main() -> std::process::ExitCode {
         Verb::Ggml => ggml::fetched().map(|folder| println!("{}", folder.display())),
         Verb::Qemu(options) => qemu::qemu(&options),
         Verb::Guest => guest::guest(),
+        Verb::Wheels(options) => wheels::wheels(&options),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

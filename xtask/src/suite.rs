@@ -21,7 +21,7 @@ use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, ggml, guest, machine, places, programs};
+use crate::{dist, ggml, guest, machine, places, programs, wheels};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -35,7 +35,7 @@ pub struct Options {
     /// Run them inside a virtual machine; with `--program` only there.
     #[arg(long)]
     guest: bool,
-    /// Leave out what needs a download: the CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy and the monitors.
+    /// Leave out what needs a download: the CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy, the monitors and NVIDIA's libraries.
     #[arg(long)]
     offline: bool,
     /// The device of the backend that the programs run on.
@@ -64,7 +64,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         summary.remark("the guest's part for older C libraries: not built, left out by --offline");
     }
     if options.offline {
-        summary.remark("CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy and monitors: left out by --offline");
+        summary.remark("CUDA programs, Ollama's discovery, virtual machines, tinygrad, CuPy, monitors and NVIDIA's libraries: left out by --offline");
     } else {
         let everything = options.program.is_none();
         let built = programs::build(options.device != "software", |program| {
@@ -82,6 +82,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
             tinygrad(&mut summary, &dist, options)?;
             cupy(&mut summary, &dist, options)?;
             nvml_monitors(&mut summary, &dist)?;
+            wheels::test(&mut summary, &dist)?;
         }
         if everything || options.guest {
             virtual_machine(&mut summary, &dist, options, &built)?;

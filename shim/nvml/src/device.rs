@@ -4,7 +4,7 @@ use crate::error::{Error, Outcome};
 use crate::state::{self, MAX_DEVICES, Session};
 use crate::{give, pci};
 use core::ffi::{c_char, c_int, c_uint};
-use nvml::{nvmlDevice_t, nvmlFieldValue_t, nvmlUUID_t};
+use nvml::{nvmlDevice_t, nvmlFieldValue_t, nvmlGpuP2PCapsIndex_t, nvmlGpuP2PStatus_t, nvmlUUID_t};
 use nvml_wrapper_sys::bindings as nvml;
 use std::sync::Arc;
 use vgpu_protocol::facts::{DeviceFacts, text};
@@ -221,6 +221,34 @@ pub fn is_mig(device: nvmlDevice_t, is_mig: *mut c_uint) -> Outcome {
     give::value(is_mig, 0)
 }
 
+/// `nvmlDeviceGetP2PStatus`: NCCL asks it for every pair, that of a device with itself included, and gives up where it fails. A device
+/// reaches its own memory; of two devices NVML's own word is "unknown", as of a connection that only the driver can tell.
+pub fn p2p_status(
+    first: nvmlDevice_t,
+    second: nvmlDevice_t,
+    index: nvmlGpuP2PCapsIndex_t,
+    status: *mut nvmlGpuP2PStatus_t,
+) -> Outcome {
+    let (first, second) = (Device::of(first)?, Device::of(second)?);
+    give::value(status, status_of(first.index == second.index, index)?)
+}
+
+fn status_of(same: bool, index: nvmlGpuP2PCapsIndex_t) -> Result<nvmlGpuP2PStatus_t, Error> {
+    match index {
+        nvml::nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ
+        | nvml::nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_WRITE
+        | nvml::nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_ATOMICS
+            if same =>
+        {
+            Ok(nvml::nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+        }
+        0..nvml::nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_UNKNOWN => {
+            Ok(nvml::nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_UNKNOWN)
+        }
+        _ => Err(Error::INVALID_ARGUMENT),
+    }
+}
+
 /// `nvmlDeviceGetFieldValues`: succeeds as a whole, and says of each field that it is not supported.
 pub fn field_values(device: nvmlDevice_t, count: c_int, values: *mut nvmlFieldValue_t) -> Outcome {
     Device::of(device)?;
@@ -233,4 +261,23 @@ pub fn field_values(device: nvmlDevice_t, count: c_int, values: *mut nvmlFieldVa
         unsafe { (*values.add(at)).nvmlReturn = Error::NOT_SUPPORTED.0 };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_reaches_itself_and_of_two_nothing_is_known() {
+        const OK: nvmlGpuP2PStatus_t = 0;
+        const UNKNOWN: nvmlGpuP2PStatus_t = 6;
+        for (index, same) in [OK, OK, UNKNOWN, OK, UNKNOWN].into_iter().enumerate() {
+            let index = index as nvmlGpuP2PCapsIndex_t;
+            assert_eq!(status_of(true, index), Ok(same), "{index}");
+            assert_eq!(status_of(false, index), Ok(UNKNOWN), "{index}");
+        }
+        for index in [5, 6, u32::MAX] {
+            assert_eq!(status_of(true, index), Err(Error::INVALID_ARGUMENT));
+        }
+    }
 }

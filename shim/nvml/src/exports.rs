@@ -4,8 +4,9 @@ use crate::{device, error, event, guard, memory, pci, private, process, system};
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use nvml_wrapper_sys::bindings::{
     nvmlBrandType_t, nvmlComputeMode_t, nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlEventData_t,
-    nvmlEventSet_t, nvmlFieldValue_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t,
-    nvmlPciInfoExt_t, nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t, nvmlReturn_t, nvmlUUID_t,
+    nvmlEventSet_t, nvmlFieldValue_t, nvmlGpuP2PCapsIndex_t, nvmlGpuP2PStatus_t, nvmlMemory_t,
+    nvmlMemory_v2_t, nvmlPciInfo_t, nvmlPciInfoExt_t, nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t,
+    nvmlReturn_t, nvmlUUID_t,
 };
 use std::sync::atomic::AtomicBool;
 

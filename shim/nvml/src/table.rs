@@ -54,6 +54,7 @@ macro_rules! nvml_functions {
         nvmlDeviceGetMaxPcieLinkGeneration = device::max_link_generation(device: nvmlDevice_t, generation: *mut c_uint);
         nvmlDeviceGetMaxPcieLinkWidth = device::max_link_width(device: nvmlDevice_t, lanes: *mut c_uint);
         nvmlDeviceIsMigDeviceHandle = device::is_mig(device: nvmlDevice_t, is_mig: *mut c_uint);
+        nvmlDeviceGetP2PStatus = device::p2p_status(first: nvmlDevice_t, second: nvmlDevice_t, index: nvmlGpuP2PCapsIndex_t, status: *mut nvmlGpuP2PStatus_t);
         nvmlDeviceGetFieldValues = device::field_values(device: nvmlDevice_t, count: c_int, values: *mut nvmlFieldValue_t);
         nvmlDeviceGetPciInfo = pci::info_v1(device: nvmlDevice_t, pci: *mut pci::PciInfoV1);
         nvmlDeviceGetPciInfo_v2 = pci::info_v2(device: nvmlDevice_t, pci: *mut pci::PciInfoV2);
@@ -119,7 +120,7 @@ macro_rules! nvml_functions {
         nvmlDeviceGetNvLinkRemotePciInfo nvmlDeviceGetNvLinkRemotePciInfo_v2 nvmlDeviceGetNvLinkState
         nvmlDeviceGetNvLinkUtilizationControl nvmlDeviceGetNvLinkUtilizationCounter nvmlDeviceGetNvLinkVersion
         nvmlDeviceGetNvlinkBwMode nvmlDeviceGetNvlinkSupportedBwModes nvmlDeviceGetOfaUtilization
-        nvmlDeviceGetP2PStatus nvmlDeviceGetPcieLinkMaxSpeed nvmlDeviceGetPcieReplayCounter
+        nvmlDeviceGetPcieLinkMaxSpeed nvmlDeviceGetPcieReplayCounter
         nvmlDeviceGetPcieSpeed nvmlDeviceGetPcieThroughput nvmlDeviceGetPdi nvmlDeviceGetPerformanceModes
         nvmlDeviceGetPerformanceState nvmlDeviceGetPersistenceMode nvmlDeviceGetPgpuMetadataString
         nvmlDeviceGetPlatformInfo nvmlDeviceGetPowerManagementDefaultLimit nvmlDeviceGetPowerManagementLimit

@@ -235,6 +235,7 @@ macro_rules! cuda_calls {
         178 call/issuer/safe hand/auto cuStreamGetId @12000 | cuStreamGetId_ptsz @12000 (stream: stream CUstream, id: out u64);
         179 local/guest/safe hand/none cuStreamGetCtx @9020 | cuStreamGetCtx_ptsz @9020 (stream: stream CUstream, ctx: out CUcontext);
         180 local/guest/safe hand/none cuStreamGetDevice @12080 | cuStreamGetDevice_ptsz @12080 (stream: stream CUstream, dev: out CUdevice);
+        499 local/guest/safe hand/none cuStreamGetGreenCtx @12040 (stream: raw CUstream, green: raw *mut u64);
         181 call/issuer/safe auto/auto cuStreamCopyAttributes @11000 | cuStreamCopyAttributes_ptsz @11000 (dst: stream CUstream, src: stream CUstream);
         182 call/issuer/safe hand/hand cuStreamGetAttribute @11000 | cuStreamGetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *mut CUlaunchAttributeValue);
         183 call/issuer/safe hand/hand cuStreamSetAttribute @11000 | cuStreamSetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *const CUlaunchAttributeValue);
