@@ -167,9 +167,9 @@ fn short_programs_one_after_the_other_leave_nothing() {
     println!(
         "{count} short programs in {took:.1?}; the daemon held {resident} KiB and {grown} KiB more at the end; {now:?}"
     );
-    // A page for every fourth program would be a leak; the allocator's own slack is less than half a MiB.
+    // A page for every program is a leak; the allocator may hold half a MiB more or less.
     assert!(
-        grown <= 512 + u64::from(count),
+        grown <= 512 + u64::from(count) / 4,
         "the daemon grew by {grown} KiB over {count} programs"
     );
 }

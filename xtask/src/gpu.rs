@@ -15,12 +15,20 @@ use crate::{dist, fetch, places, programs};
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
 
-/// What is run there; `driver.sh` is part of the others.
-const SCRIPTS: [(&str, &str); 4] = [
+/// The time that is left there, and results: part of other scripts.
+pub const REPORT: &str = include_str!("gpu-report.sh");
+
+/// Finds the driver there: part of other scripts.
+pub const DRIVER: &str = include_str!("driver.sh");
+
+/// What is run there; `driver.sh`, `gpu-frameworks.sh` and `gpu-report.sh` are part of the others.
+const SCRIPTS: [(&str, &str); 6] = [
     ("gpu-check.sh", include_str!("gpu-check.sh")),
+    ("gpu-frameworks.sh", include_str!("gpu-frameworks.sh")),
+    ("gpu-report.sh", REPORT),
     ("gpu-kills.sh", include_str!("gpu-kills.sh")),
     ("gpu-nvml.sh", include_str!("gpu-nvml.sh")),
-    ("driver.sh", include_str!("driver.sh")),
+    ("driver.sh", DRIVER),
 ];
 
 /// Builds everything and lays out `dist/gpu`.
@@ -48,12 +56,7 @@ pub fn gpu() -> anyhow::Result<()> {
     )?;
     dist::lay_out_programs(&built, &folder.join("programs"))?;
     std::fs::write(folder.join("programs/runs.tsv"), runs(&built.programs)?)?;
-    let frameworks = folder.join("frameworks");
-    create_folder(&frameworks)?;
-    for entry in std::fs::read_dir(places::root().join("tests/smoke/frameworks"))? {
-        let entry = entry?;
-        copy(&entry.path(), &frameworks.join(entry.file_name()))?;
-    }
+    frameworks(&folder.join("frameworks"))?;
     tests(&folder.join("tests"))?;
     let python = folder.join("python");
     create_folder(&python)?;
@@ -78,10 +81,50 @@ pub fn gpu() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The test of sudden deaths and the client that it starts.
+/// The scripts for frameworks. Each is a job in `jobs.tsv`, or what those share.
+fn frameworks(folder: &Path) -> anyhow::Result<()> {
+    let from = places::root().join("tests/smoke/frameworks");
+    create_folder(folder)?;
+    let jobs = std::fs::read_to_string(from.join("jobs.tsv")).context("cannot read jobs.tsv")?;
+    let jobs = job_names(&jobs);
+    for entry in std::fs::read_dir(&from)? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let is_script = path.extension().is_some_and(|extension| extension == "py");
+        anyhow::ensure!(
+            !is_script || SHARED.contains(&&*stem) || jobs.contains(&&*stem),
+            "{} is not in jobs.tsv: it would never run",
+            relative(&path).display()
+        );
+        copy(&path, &folder.join(path.file_name().unwrap_or_default()))?;
+    }
+    for job in jobs {
+        let script = folder.join(format!("{job}.py"));
+        anyhow::ensure!(script.exists(), "jobs.tsv names {job}, which is not there");
+    }
+    Ok(())
+}
+
+/// What the scripts for frameworks share.
+const SHARED: [&str; 3] = ["compare", "report", "run"];
+
+/// The first word of each line that is no remark.
+fn job_names(jobs: &str) -> Vec<&str> {
+    jobs.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split('\t').next())
+        .collect()
+}
+
+/// The tests of sudden deaths and of many programs, and the client that they start.
 fn tests(folder: &Path) -> anyhow::Result<()> {
     create_folder(folder)?;
-    dist::install_test("sudden_death", "built", &folder.join("sudden_death"))?;
+    for test in ["sudden_death", "many_clients"] {
+        dist::install_test(test, "built", &folder.join(test))?;
+    }
     dist::install(
         &dist::release_folder().join("e2e-client"),
         &folder.join("e2e-client"),
