@@ -53,13 +53,9 @@ wanted() {
 # on SIDE: whether this side is run.
 on() { [ "$what" = both ] || [ "$what" = "$1" ]; }
 
-machine() {
-    echo "driver library: $driver/libcuda.so.1"
-    "$driver/../bin/nvidia-smi" -L 2>/dev/null || nvidia-smi -L 2>/dev/null
-    uname -srm
-    nproc
-}
-machine | tee "$logs/machine.txt"
+devices() { PATH=$driver/../bin:$PATH nvidia-smi -L 2>/dev/null | sed 's/ (UUID.*//'; }
+about="$(devices | tr '\n' ',') $driver/libcuda.so.1, $(uname -sr), $(nproc) processors"
+echo "$about"
 
 daemon=
 finish() {
@@ -144,8 +140,10 @@ eight() {
     start=$(now)
     for job in "${jobs[@]}"; do
         name=${job##*/}; name=${name%.py}
-        local command=("$job"); [[ "$job" != *.py ]] || command=(python3 "$job")
-        env LD_LIBRARY_PATH="$(libraries "$side" "$here/programs/runtimes")" VGPU_SOCKET="$work/vgpu.sock" \
+        # Frameworks bring runtimes of their own.
+        local command=("$job") further=$here/programs/runtimes
+        [[ "$job" != *.py ]] || command=(python3 "$job") further=
+        env LD_LIBRARY_PATH="$(libraries "$side" "$further")" VGPU_SOCKET="$work/vgpu.sock" \
             timeout -k 5 "$(within 150)" "${command[@]}" >"$logs/eight.$side.$name.out" 2>"$logs/eight.$side.$name.err" </dev/null &
         processes+=("$! $name")
     done

@@ -1,4 +1,5 @@
-# Sourced by the scripts for a machine with a GPU, with `out`, `work` and `prefix` set: time that is left, and results.
+# Sourced by the scripts for a machine with a GPU, with `out`, `work` and `prefix` set: time that is left, and results. `about`
+# is what they say of the machine.
 #
 # record PART NAME NATIVE SHIM RATIO REMARK notes a result; verdicts are pass, FAIL, skip, none. publish writes them to
 # $out/${prefix}summary.txt, what went wrong first, and everything below $work/logs to $out/${prefix}logs.tar.gz: few small
@@ -7,6 +8,7 @@
 # shellcheck shell=bash disable=SC2154
 
 began=$SECONDS
+about=
 limit_total=${LIMIT_TOTAL_S:-570}
 logs=$work/logs
 results=$work/results.tsv
@@ -51,7 +53,7 @@ summarise() {
         for (i = 1; i <= 3; i++) if (line[i] != "") printf "%s\n%s", heads[i], line[i]
         if (places) { print "not run:"; for (i = 1; i <= places; i++) print substr(order[i] ":" name[4, order[i]], 1, 400) }
         if (line[5] != "") printf "passed, with a remark:\n%s", line[5]
-        if (n) { print "passed, with times of the shim over native:"; text = ""
+        if (n) { print "passed (x: wall time of the shim over native):"; text = ""
             for (i = 1; i <= n; i++) { if (length(text passed[i]) > 116) { print text; text = "" } text = text (text == "" ? "" : ", ") passed[i] }
             if (text != "") print text }
     }' "$results"
@@ -59,7 +61,7 @@ summarise() {
 
 # publish [WORD]: the summary and the logs as they stand. Written aside and moved, so that an end in the middle leaves the last whole ones.
 publish() {
-    { echo "after $((SECONDS - began)) s${1:+, $1}: $(summarise)"; } | head -c 11000 >"$out/${prefix}summary.new"
+    { echo "$about"; echo "after $((SECONDS - began)) s${1:+, $1}: $(summarise)"; } | head -c 11000 >"$out/${prefix}summary.new"
     mv "$out/${prefix}summary.new" "$out/${prefix}summary.txt"
     cp "$results" "$logs/results.tsv"
     tar -czf "$out/${prefix}logs.new" -C "$work" logs 2>/dev/null

@@ -167,3 +167,106 @@ fn runs(programs: &[Program]) -> anyhow::Result<String> {
 fn relative(path: &Path) -> &Path {
     path.strip_prefix(places::root()).unwrap_or(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn output(command: &mut Command) -> (bool, String) {
+        let output = command.output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), text)
+    }
+
+    #[test]
+    fn each_script_is_a_job_and_each_job_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        frameworks(&folder.path().join("frameworks")).expect("all are listed");
+    }
+
+    #[test]
+    fn the_shell_can_read_the_scripts() {
+        for (name, text) in SCRIPTS {
+            assert!(
+                output(Command::new("bash").args(["-n", "-c", text])).0,
+                "{name}"
+            );
+        }
+    }
+
+    /// What `publish` leaves of the results that `records` notes.
+    fn summary(records: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = format!("set -u; prefix=; {REPORT}\n{records}\npublish complete; failures");
+        let (good, printed) = output(
+            Command::new("bash")
+                .args(["-c", &script])
+                .env("out", folder.path().join("out"))
+                .env("work", folder.path().join("work")),
+        );
+        assert!(good, "{printed}");
+        assert!(folder.path().join("out/logs.tar.gz").exists());
+        let text = std::fs::read_to_string(folder.path().join("out/summary.txt"));
+        format!(
+            "{}failures: {}",
+            text.expect("a summary"),
+            printed.lines().last().unwrap_or_default()
+        )
+    }
+
+    #[test]
+    fn a_summary_begins_with_what_failed_and_stays_short() {
+        let text = summary(
+            "for n in $(seq 400); do record programs passes$n pass pass 1.00x; done
+             record programs skips pass skip - 'shim: not supported'
+             record programs both FAIL FAIL - why
+             record programs breaks pass FAIL - 'shim: it broke'
+             not_run bench vgpu-bench 'no time left'",
+        );
+        assert!(text.len() < 11_100, "{} bytes", text.len());
+        let at = |part: &str| {
+            text.find(part)
+                .unwrap_or_else(|| panic!("no {part:?} in {text}"))
+        };
+        let order = [
+            "400 passed, 1 FAILED",
+            "it broke",
+            "programs both",
+            "not supported",
+            "no time left: vgpu-bench",
+            "passes1 1.00x",
+        ];
+        assert!(
+            order.windows(2).all(|pair| at(pair[0]) < at(pair[1])),
+            "{text}"
+        );
+        assert!(text.ends_with("failures: 1"), "{text}");
+    }
+
+    #[test]
+    fn results_are_held_against_each_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let compare = |native: &str, shim: &str| {
+            let [one, other] = [("native", native), ("shim", shim)].map(|(name, text)| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).expect("written");
+                path
+            });
+            let script = places::root().join("tests/smoke/frameworks/compare.py");
+            output(Command::new("python3").arg(script).arg(one).arg(other))
+        };
+        let native = "RESULT a exact 0.0 aa 1 2\nRESULT b near 0.01 bb 1 2\nSPEED s 10\nPASS x\n";
+        assert_eq!(
+            compare(
+                native,
+                &native.replace("bb 1 2", "cc 1 2.001").replace("10", "15")
+            ),
+            (true, "same, 1 of 2 in all bits | s 1.50x\n".to_owned())
+        );
+        for broken in ["aa 1 2", "bb 1 2"].map(|good| native.replace(good, "dd 1 2.5")) {
+            assert!(!compare(native, &broken).0, "{broken}");
+        }
+        assert!(!compare(native, "PASS x\n").0, "results that are missing");
+    }
+}

@@ -28,6 +28,7 @@ mod gpu_life;
 mod gpu_llama;
 mod guest;
 mod machine;
+mod many;
 mod monitors;
 mod places;
 mod portable;

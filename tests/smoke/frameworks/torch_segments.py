@@ -32,7 +32,7 @@ expect("sums", total == sum(t * ((t + 1) << 20) for t in range(12)), str(total))
 expect("little is reserved", torch.cuda.memory_reserved() <= 256 << 20, str(torch.cuda.memory_reserved()))
 del first
 torch.cuda.empty_cache()
-expect("all is given back", torch.cuda.memory_reserved() == 0, str(torch.cuda.memory_reserved()))
+expect("all is given back", torch.cuda.memory_reserved() <= 4 << 20, str(torch.cuda.memory_reserved()))
 x = torch.randn(300, 300)
 check("and all goes on", x.cuda() @ x.cuda(), x @ x, 1e-3)
 done()
