@@ -134,6 +134,12 @@ impl Backend {
         self.folder.path().join("vgpu.sock")
     }
 
+    /// The folder of the socket and the log.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Where the daemon and its workers write their log.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {

@@ -28,6 +28,25 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
+/// How much memory of a process is resident, in KiB (`VmRSS` of `/proc/PID/status`); `None` when it is gone.
+#[must_use]
+pub fn resident_kib(pid: u32) -> Option<u64> {
+    status_number(pid, "VmRSS:")
+}
+
+/// How many threads a process has; `None` when it is gone.
+#[must_use]
+pub fn threads(pid: u32) -> Option<u64> {
+    status_number(pid, "Threads:")
+}
+
+/// The number behind `name` in `/proc/PID/status`.
+fn status_number(pid: u32, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// The fields of `/proc/PID/stat` from the state on: the name before them may hold spaces and parentheses.
 fn stat_after_name(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -128,6 +147,8 @@ mod tests {
         let me = std::process::id();
         assert!(is_alive(me));
         assert!(cpu_time(me).is_some());
+        assert!(resident_kib(me).is_some_and(|size| size > 100));
+        assert!(threads(me).is_some_and(|count| count >= 1));
         assert!(mapped_files(me).iter().any(|file| file.contains("libc")));
         assert!(family(me).contains(&me));
         let file = tempfile::NamedTempFile::new().expect("a temporary file");

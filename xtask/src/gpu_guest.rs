@@ -9,12 +9,17 @@ use anyhow::Context;
 use vgpu_e2e::elf::HOST_GLIBC;
 
 use crate::shell::{cargo, copy, fresh_folder, run, run_quietly, say};
-use crate::{dist, gpu_life, guest, machine, places, programs, qemu};
+use crate::{dist, gpu, gpu_life, guest, machine, places, programs, qemu};
 
 /// What may travel to such a machine, together with the rest of the checkout.
 const LIMIT_BYTES: u64 = 56 << 20;
 
-const SCRIPT: &str = include_str!("gpu-guest.sh");
+/// What is run there; the other two are part of the first.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("gpu-guest.sh", include_str!("gpu-guest.sh")),
+    ("gpu-report.sh", gpu::REPORT),
+    ("driver.sh", gpu::DRIVER),
+];
 /// What root's shell does in the guest.
 const INSIDE: &str = include_str!("gpu-guest-inside.sh");
 
@@ -56,9 +61,11 @@ pub fn bundle() -> anyhow::Result<()> {
             .arg("."),
     )?;
     std::fs::remove_dir_all(&content)?;
-    let script = folder.join("gpu-guest.sh");
-    std::fs::write(&script, SCRIPT)?;
-    std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    for (name, text) in SCRIPTS {
+        let script = folder.join(name);
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    }
     let weight = dist::within(&folder, dist::weight(&folder)?, LIMIT_BYTES)?;
     say(&format!(
         "dist/gpu-guest is ready, {:.1} MiB; on the GPU machine: OUT=/tmp/out dist/gpu-guest/gpu-guest.sh",

@@ -29,6 +29,7 @@ mod gpu_life;
 mod gpu_llama;
 mod guest;
 mod machine;
+mod many;
 mod monitors;
 mod places;
 mod portable;

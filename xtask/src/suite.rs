@@ -21,7 +21,7 @@ use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, ggml, guest, machine, places, programs, wheels};
+use crate::{dist, ggml, guest, machine, many, places, programs, wheels};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -78,6 +78,7 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
             cuda_programs(&mut summary, &dist, options, &built)?;
         }
         if everything {
+            many::at_once(&mut summary, &dist, &options.device, &built)?;
             discovery(&mut summary, &dist)?;
             tinygrad(&mut summary, &dist, options)?;
             cupy(&mut summary, &dist, options)?;

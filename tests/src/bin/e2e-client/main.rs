@@ -11,6 +11,8 @@
 //! | `allocate` | allocations, streams, events and modules come and go |
 //! | `callback` | host functions hold up a stream |
 //! | `idle` | one round, then nothing |
+//! | `once` | one round of `launch`, then it ends by itself |
+//! | `rounds` | ten rounds of each of the first four, then it ends by itself |
 //! | `backlog` | posts slow kernels and copies to pinned memory without end: `ready` when half a minute of them is under way |
 //! | `scribble` | writes random bytes over all memory shared with the host, beside launches; says `scribbled BYTES` |
 //! | `init` | only `cuInit`: prints `init CODE` and ends |
@@ -77,6 +79,9 @@ fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
     if mode == "backlog" {
         return backlog::run(cuda).map(|()| 0);
     }
+    if let "once" | "rounds" = mode {
+        return few(cuda, mode);
+    }
     let closed = watch_input();
     let mut worker = Worker::new(cuda)?;
     let mut rounds = 0;
@@ -89,6 +94,22 @@ fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
         rounds += 1;
         if rounds == 1 {
             say("ready");
+        }
+    }
+    Ok(rounds)
+}
+
+/// A number of rounds that does not depend on anybody.
+fn few(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
+    let mut worker = Worker::new(cuda)?;
+    if mode == "once" {
+        return worker.round("launch").map(|()| 1);
+    }
+    let mut rounds = 0;
+    for _ in 0..10 {
+        for mode in ["launch", "copy", "allocate", "callback"] {
+            worker.round(mode)?;
+            rounds += 1;
         }
     }
     Ok(rounds)
