@@ -115,21 +115,29 @@ pub unsafe fn cuEventCreate(event: *mut CUevent, flags: u32) -> Result<(), CUres
 /// Takes no pointers.
 pub unsafe fn cuEventDestroy_v2(event: CUevent) -> Result<(), CUresult> {
     let client = client::entered()?;
-    find(event)?;
+    // Before it is sent: the driver may give the handle to a new event, which another thread enters here.
+    let known = EVENTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&event)
+        .ok_or(CUresult::INVALID_HANDLE)?;
     let args = wire::cuEventDestroy_v2::Args {
         event: Word::of(event),
     };
-    call::call(
-        client,
-        number::cuEventDestroy_v2,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    EVENTS
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&event);
-    Ok(())
+    let (number, parts) = (number::cuEventDestroy_v2, [args.as_bytes()]);
+    let sent = if context::device_of(known.ctx).is_some() {
+        // A live event of a live context: there is nothing that the driver could refuse.
+        call::post_aside(client, number, known.ctx, &parts)
+    } else {
+        call::call(client, number, &parts, &mut [])
+    };
+    sent.inspect_err(|_| {
+        EVENTS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(event)
+            .or_insert(known);
+    })
 }
 
 fn record(
@@ -139,11 +147,18 @@ fn record(
     flags: Option<u32>,
 ) -> Result<(), CUresult> {
     let known = find(event)?;
-    // On a stream that has nothing to do a record is done as it is made. A time is the device's to give.
-    let done_at_once = flags.is_none()
+    let driver_only = flags.is_some_and(|flags| flags != 0) || client.capturing();
+    // On a stream that has nothing to do a record is done as it is made, and a wait behind it has no more to wait for than
+    // one before it: the stream stays as idle as it was. What another thread sends there meanwhile is noted as ever. A time
+    // is the device's to give.
+    let done_at_once = !driver_only
         && known.flags & CU_EVENT_DISABLE_TIMING != 0
-        && !client.capturing()
         && stream.has_nothing_to_wait_for(client);
+    let completion = if done_at_once {
+        Completion::AtOnce
+    } else {
+        Completion::Lazy
+    };
     let stamp = match flags {
         None => {
             let args = wire::cuEventRecord::Args {
@@ -156,7 +171,7 @@ fn record(
                 stream,
                 known.ctx,
                 &[args.as_bytes()],
-                Completion::Lazy,
+                completion,
             )?
         }
         Some(flags) => {
@@ -171,11 +186,10 @@ fn record(
                 stream,
                 known.ctx,
                 &[args.as_bytes()],
-                Completion::Lazy,
+                completion,
             )?
         }
     };
-    let driver_only = flags.is_some_and(|flags| flags != 0) || client.capturing();
     known.set(if driver_only {
         Last::Elsewhere
     } else if done_at_once {

@@ -48,6 +48,8 @@ pub struct Range {
     pub ctx: CUcontext,
     /// Never-reused id of the allocation (`CU_POINTER_ATTRIBUTE_BUFFER_ID`).
     pub id: u64,
+    /// For memory allocated in stream order, the pool that was named; null for the device's current one.
+    pub pool: Option<CUmemoryPool>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,10 @@ struct Map {
 static MAP: LazyLock<RwLock<Map>> = LazyLock::new(RwLock::default);
 
 fn enter(base: u64, len: u64, kind: Kind) {
+    enter_from(base, len, kind, None);
+}
+
+fn enter_from(base: u64, len: u64, kind: Kind, pool: Option<CUmemoryPool>) {
     let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
     map.next_id += 1;
     let id = map.next_id;
@@ -70,6 +76,7 @@ fn enter(base: u64, len: u64, kind: Kind) {
             kind,
             ctx: context::current(),
             id,
+            pool,
         },
     );
 }
@@ -84,6 +91,11 @@ pub fn find(address: u64) -> Option<Range> {
 /// Notes an allocation of device memory.
 pub fn enter_device(base: CUdeviceptr, len: u64) {
     enter(base.0, len, Kind::Device);
+}
+
+/// Notes memory allocated in stream order, from `pool` or, for null, from the device's current one.
+pub fn enter_pooled(base: CUdeviceptr, len: u64, pool: CUmemoryPool) {
+    enter_from(base.0, len, Kind::Device, Some(pool));
 }
 
 /// Notes a variable of a module or library.

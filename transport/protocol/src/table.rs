@@ -242,7 +242,7 @@ macro_rules! cuda_calls {
         191 post/issuer/safe hand/auto cuEventRecordWithFlags @11010 | cuEventRecordWithFlags_ptsz @11010 (event: live CUevent, stream: stream CUstream, flags: val u32);
         192 call/issuer/unsafe hand/auto cuEventQuery @2000 (event: live CUevent);
         193 call/lane/unsafe hand/auto cuEventSynchronize @2000 (event: live CUevent);
-        194 call/issuer/safe hand/auto cuEventDestroy_v2 @4000 (event: end CUevent);
+        194 post/issuer/safe hand/auto cuEventDestroy_v2 @4000 (event: end CUevent);
         195 call/issuer/safe auto/auto cuEventElapsedTime @2000 (ms: out f32, start: live CUevent, end: live CUevent);
         196 call/issuer/safe auto/auto cuEventElapsedTime_v2 @12080 (ms: out f32, start: live CUevent, end: live CUevent);
         // Capture.
