@@ -240,7 +240,7 @@ impl<'a> Call<'a> {
             }
             return;
         }
-        if self.synchronised && self.worker.real_sync() {
+        if self.synchronised && self.worker.printing.real_sync() {
             self.worker.output.deliver(&self.worker.channel);
         }
         let answered = self.worker.channel.complete(

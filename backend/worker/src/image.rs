@@ -18,8 +18,9 @@ const PTX: u16 = 1;
 const ELF: u16 = 2;
 /// Longest payload that is unpacked to look inside.
 const MAX_UNPACKED: u64 = 256 << 20;
-/// Zero bytes behind each image: they end a PTX text, and keep a reader of structs inside.
-const PADDING: usize = 64;
+/// Zero bytes behind each image: they end a PTX text, and keep a reader of structs inside. A copy made with room for them
+/// is not moved again.
+pub const PADDING: usize = 64;
 
 /// A checked image.
 #[derive(Debug)]
@@ -63,34 +64,53 @@ impl Image {
         self.len
     }
 
+    fn content(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+
     /// Shows what devices of the compute capabilities `archs` (90 for 9.0) may execute of the image:
     /// machine code for them, and PTX unless there is code for exactly each of them. Unpacks what is
     /// compressed.
     pub fn code(&self, archs: &[u32], mut show: impl FnMut(Code<'_>)) {
-        let image = self.bytes.get(..self.len).unwrap_or(&[]);
+        let image = self.content();
         if image.starts_with(b"\x7fELF") {
             return show(Code::Machine(image));
         }
         if u32_at(image, 0) != Some(FATBIN) {
             return show(Code::Text(image));
         }
-        let runs = |arch: u32, entry: &Entry<'_>| {
-            entry.kind == ELF && entry.arch / 10 == arch / 10 && entry.arch <= arch
-        };
-        let compiled =
-            |arch: &u32| entries(image).any(|entry| entry.kind == ELF && entry.arch == *arch);
-        let text_too = archs.is_empty() || !archs.iter().all(compiled);
-        for entry in entries(image) {
-            let executed = match entry.kind {
-                ELF => archs.iter().any(|arch| runs(*arch, &entry)),
-                PTX => text_too,
-                _ => return show(Code::Unreadable),
-            };
-            if executed {
-                show_entry(&entry, &mut show);
+        for entry in executed(image, archs) {
+            match entry {
+                Some(entry) => show_entry(&entry, &mut show),
+                None => return show(Code::Unreadable),
             }
         }
     }
+
+    /// Whether [`Image::code`] would unpack anything.
+    pub fn is_packed(&self, archs: &[u32]) -> bool {
+        executed(self.content(), archs)
+            .flatten()
+            .any(|entry| entry.is_packed())
+    }
+}
+
+/// The entries of a fatbin that devices of `archs` may execute; `None` for one of an unknown kind.
+fn executed<'a>(image: &'a [u8], archs: &[u32]) -> impl Iterator<Item = Option<Entry<'a>>> {
+    let runs = |arch: u32, entry: &Entry<'_>| {
+        entry.kind == ELF && entry.arch / 10 == arch / 10 && entry.arch <= arch
+    };
+    let compiled =
+        |arch: &u32| entries(image).any(|entry| entry.kind == ELF && entry.arch == *arch);
+    let text_too = archs.is_empty() || !archs.iter().all(compiled);
+    entries(image).filter_map(move |entry| match entry.kind {
+        ELF => archs
+            .iter()
+            .any(|arch| runs(*arch, &entry))
+            .then_some(Some(entry)),
+        PTX => text_too.then_some(Some(entry)),
+        _ => Some(None),
+    })
 }
 
 /// Code inside an image.
@@ -112,16 +132,22 @@ struct Entry<'a> {
     body: &'a [u8],
 }
 
+impl Entry<'_> {
+    fn is_packed(&self) -> bool {
+        self.flags & (LZ4 | ZSTD) != 0
+    }
+}
+
 fn show_entry(entry: &Entry<'_>, show: &mut impl FnMut(Code<'_>)) {
     let unpacked;
-    let body = if entry.flags & (LZ4 | ZSTD) == 0 {
-        entry.body
-    } else {
+    let body = if entry.is_packed() {
         let Some(bytes) = unpack(entry) else {
             return show(Code::Unreadable);
         };
         unpacked = bytes;
         &unpacked
+    } else {
+        entry.body
     };
     show(if entry.kind == ELF {
         Code::Machine(body)
@@ -137,7 +163,7 @@ fn unpack(entry: &Entry<'_>) -> Option<Vec<u8>> {
     if entry.flags & LZ4 != 0 {
         return lz4_flex::block::decompress(entry.body, entry.unpacked as usize).ok();
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(entry.unpacked).ok()?);
     let decoder = ruzstd::decoding::StreamingDecoder::new(entry.body).ok()?;
     decoder.take(entry.unpacked).read_to_end(&mut bytes).ok()?;
     Some(bytes)

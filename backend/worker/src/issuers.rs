@@ -41,6 +41,8 @@ struct Records {
     spare: Vec<Vec<u8>>,
     /// Threads that wait for records to be executed.
     watched: u32,
+    /// The issuer sleeps: only then is it worth a system call to say that a record arrived.
+    asleep: bool,
     ended: bool,
 }
 
@@ -116,8 +118,11 @@ impl Issuers {
         queue
             .count
             .store(records.waiting.len() as u32, Ordering::Release);
+        let asleep = records.asleep;
         drop(records);
-        queue.arrived.notify_one();
+        if asleep {
+            queue.arrived.notify_one();
+        }
         Ok(())
     }
 
@@ -212,8 +217,10 @@ impl Queue {
                 return None;
             }
             if looked {
+                records.asleep = true;
                 let waited = self.arrived.wait(records);
                 records = waited.unwrap_or_else(PoisonError::into_inner);
+                records.asleep = false;
                 looked = false;
             } else {
                 drop(records);

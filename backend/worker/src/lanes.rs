@@ -20,10 +20,17 @@ const MAX_WAITING: usize = 64;
 const SPIN: Duration = Duration::from_micros(20);
 
 #[derive(Debug, Default)]
+struct Jobs {
+    waiting: VecDeque<(Request, Vec<u8>)>,
+    /// The lane sleeps: only then is it worth a system call to say that a job arrived.
+    asleep: bool,
+}
+
+#[derive(Debug, Default)]
 struct Queue {
-    jobs: Mutex<VecDeque<(Request, Vec<u8>)>>,
+    jobs: Mutex<Jobs>,
     arrived: Condvar,
-    /// Jobs in `jobs`, for spinning without the lock.
+    /// Jobs that wait, for spinning without the lock.
     waiting: AtomicU32,
     ended: AtomicBool,
 }
@@ -62,14 +69,18 @@ impl Lanes {
             return Err(request);
         };
         let mut jobs = lock(&lane.jobs);
-        if jobs.len() >= MAX_WAITING {
+        if jobs.waiting.len() >= MAX_WAITING {
             return Err(request);
         }
         self.worker.gate.enter();
-        jobs.push_back((request, payload.to_vec()));
-        lane.waiting.store(jobs.len() as u32, Ordering::Release);
+        jobs.waiting.push_back((request, payload.to_vec()));
+        lane.waiting
+            .store(jobs.waiting.len() as u32, Ordering::Release);
+        let asleep = jobs.asleep;
         drop(jobs);
-        lane.arrived.notify_one();
+        if asleep {
+            lane.arrived.notify_one();
+        }
         Ok(())
     }
 
@@ -83,7 +94,7 @@ impl Lanes {
     /// Ends all lanes, each after the call it is in.
     pub fn stop(&mut self) {
         for (_, lane) in self.lanes.drain() {
-            lock(&lane.jobs).clear();
+            lock(&lane.jobs).waiting.clear();
             lane.end();
         }
     }
@@ -111,17 +122,20 @@ impl Queue {
         });
         let mut jobs = lock(&self.jobs);
         loop {
-            if let Some(job) = jobs.pop_front() {
-                self.waiting.store(jobs.len() as u32, Ordering::Relaxed);
+            if let Some(job) = jobs.waiting.pop_front() {
+                self.waiting
+                    .store(jobs.waiting.len() as u32, Ordering::Relaxed);
                 return Some(job);
             }
             if self.ended.load(Ordering::Acquire) {
                 return None;
             }
+            jobs.asleep = true;
             jobs = self
                 .arrived
                 .wait(jobs)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
+            jobs.asleep = false;
         }
     }
 }

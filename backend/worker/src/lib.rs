@@ -5,7 +5,8 @@
 //! * the *issuer* ([`issuer`]) reads the command ring and executes, in order, what cannot block;
 //! * a *lane* per guest thread ([`lanes`]) executes what may block;
 //! * the *control* thread ([`control`]) maps more heap and closes the [`gate`] when the daemon says so;
-//! * the *output* thread ([`output`]) relays what device code prints.
+//! * the *output* thread ([`output`]) relays what device code prints;
+//! * a *printing* thread ([`printing`]) looks through images that have to be unpacked, while there are any.
 //!
 //! A record's way: [`issuer`] copies it out of the ring, [`call`] checks scope and flags,
 //! [`dispatch`] finds the body by number — generated from the table of calls, or hand-written

@@ -1,9 +1,9 @@
 //! Modules, libraries, functions, kernels, globals.
 
 use crate::call::{Call, Outcome};
-use crate::image::{Image, MAX_IMAGE};
+use crate::image::{Image, MAX_IMAGE, PADDING};
 use crate::live::{Entry, Handle, Kind, Layout};
-use crate::printing::Printers;
+use crate::printing;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use vgpu_protocol::cuda::{CUdeviceptr, CUfunction, CUkernel, CUlibrary, CUmodule, CUresult};
@@ -125,7 +125,7 @@ fn is_plain(option: u32) -> bool {
 struct Load {
     request: LoadImage,
     options: Options,
-    image: Option<Image>,
+    image: Option<Arc<Image>>,
 }
 
 fn take_options(call: &mut Call<'_>, request: &LoadImage) -> Result<Options, CUresult> {
@@ -155,24 +155,21 @@ fn take_load(call: &mut Call<'_>) -> Result<Load, CUresult> {
     })
 }
 
-fn fetch(call: &Call<'_>, place: Blob) -> Result<Image, CUresult> {
+/// A private copy of an image: the only one on this side, the driver reads it where it is.
+fn fetch(call: &Call<'_>, place: Blob) -> Result<Arc<Image>, CUresult> {
     if place.len > MAX_IMAGE {
         return Err(CUresult::OUT_OF_MEMORY);
     }
     call.worker.shared_range(place.addr, place.len)?;
-    let mut bytes = vec![0; usize::try_from(place.len).map_err(|_| call.malformed())?];
+    let len = usize::try_from(place.len).map_err(|_| call.malformed())?;
+    let mut bytes = vec![0; len.saturating_add(PADDING)];
+    bytes.truncate(len);
     call.worker
         .channel
         .copy_out(place.addr, &mut bytes)
         .map_err(|_| CUresult::INVALID_VALUE)?;
-    let image = Image::new(bytes)?;
-    // Never taken back, so further images need no look.
-    if !call.worker.real_sync() {
-        let printers = Printers::of(&image, &call.worker.archs);
-        if call.worker.printing.loaded(printers) {
-            call.worker.require_real_sync();
-        }
-    }
+    let image = Arc::new(Image::new(bytes)?);
+    printing::look(call.worker, &image);
     Ok(image)
 }
 
@@ -432,7 +429,7 @@ pub fn module_function(call: &mut Call<'_>) -> Outcome {
     let module = CUmodule(call.take::<Lookup>()?.container);
     call.live(module)?;
     let name = call.take_name()?;
-    call.worker.kernel_is_taken(name.as_bytes());
+    call.worker.printing.kernel_is_taken(name.as_bytes());
     let lookup = call
         .driver()
         .cuModuleGetFunction
@@ -451,7 +448,7 @@ pub fn library_kernel(call: &mut Call<'_>) -> Outcome {
     let library = CUlibrary(call.take::<Lookup>()?.container);
     call.live(library)?;
     let name = call.take_name()?;
-    call.worker.kernel_is_taken(name.as_bytes());
+    call.worker.printing.kernel_is_taken(name.as_bytes());
     let lookup = call
         .driver()
         .cuLibraryGetKernel
@@ -643,7 +640,7 @@ fn enumerate(
     let wanted = room.min(there as usize);
     let mut handles = vec![0_u64; wanted];
     if wanted > 0 {
-        call.worker.kernels_are_taken();
+        call.worker.printing.kernels_are_taken();
         let result = list(handles.as_mut_ptr(), wanted as u32);
         call.result(result.ok_or(CUresult::NOT_SUPPORTED)?)?;
         for handle in &handles {
@@ -663,7 +660,7 @@ fn enumerate(
 /// `INVALID_VALUE`, `INVALID_IMAGE`.
 pub fn take_link_input(
     call: &mut Call<'_>,
-) -> Result<(LoadImage, Options, Option<Image>), CUresult> {
+) -> Result<(LoadImage, Options, Option<Arc<Image>>), CUresult> {
     let load = take_load(call)?;
     Ok((load.request, load.options, load.image))
 }

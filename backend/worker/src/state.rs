@@ -19,7 +19,6 @@ use crate::user_objects::UserObjects;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use vgpu_channel::control::FEATURE_REAL_SYNC;
 use vgpu_channel::permits::Permits;
 use vgpu_channel::server::Channel;
 use vgpu_channel::wait::SpinBudget;
@@ -107,7 +106,6 @@ pub struct Worker {
     permits: Option<Permits>,
     sticky: AtomicU32,
     stopping: AtomicBool,
-    real_sync: AtomicBool,
     named: Mutex<HashSet<u16>>,
 }
 
@@ -180,6 +178,7 @@ impl Worker {
             .map_or(u64::MAX, |segment| segment.address);
         let worker = Self {
             driver: parts.driver,
+            printing: Printing::new(Arc::clone(&parts.channel)),
             channel: parts.channel,
             live: Live::default(),
             captures: Captures::default(),
@@ -194,7 +193,6 @@ impl Worker {
             links: Links::default(),
             sharing: parts.sharing,
             output: parts.output,
-            printing: Printing::default(),
             archs: parts.archs,
             counters: Counters::default(),
             figures: parts.figures,
@@ -206,7 +204,6 @@ impl Worker {
             permits: parts.permits,
             sticky: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
-            real_sync: AtomicBool::new(false),
             named: Mutex::new(HashSet::new()),
         };
         for primary in &worker.primaries {
@@ -368,32 +365,6 @@ impl Worker {
             }
         }
         CUresult::NOT_SUPPORTED
-    }
-
-    /// From now on synchronisation needs the driver's own calls, because code that prints may run.
-    pub fn require_real_sync(&self) {
-        if !self.real_sync.swap(true, Ordering::Relaxed) {
-            self.channel.add_features(FEATURE_REAL_SYNC);
-        }
-    }
-
-    /// Notes that the client takes a kernel by its name.
-    pub fn kernel_is_taken(&self, name: &[u8]) {
-        if !self.real_sync() && self.printing.prints(name) {
-            self.require_real_sync();
-        }
-    }
-
-    /// Notes that the client takes kernels whose names it does not tell.
-    pub fn kernels_are_taken(&self) {
-        if self.printing.any() {
-            self.require_real_sync();
-        }
-    }
-
-    /// Whether code that prints may have run.
-    pub fn real_sync(&self) -> bool {
-        self.real_sync.load(Ordering::Relaxed)
     }
 
     /// Ends all threads as soon as they look.

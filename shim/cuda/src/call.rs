@@ -7,6 +7,7 @@
 //!   `CUDA_LAUNCH_BLOCKING`.
 
 use crate::client::Client;
+use crate::held;
 use crate::stream::{State, Wait};
 use crate::thread::{self, Lane, Thread};
 use vgpu_channel::ring::HEADER_BYTES;
@@ -108,6 +109,9 @@ fn ask(
     reply: &mut [u8],
     wait: Wait,
 ) -> Result<(usize, u32), CUresult> {
+    if !held::may_stay(number) {
+        held::release(client);
+    }
     // 0 means that no reply is wanted.
     let sequence = match lane.sequence.get().wrapping_add(1) {
         0 => 1,
@@ -193,6 +197,8 @@ pub enum Completion {
     Lazy,
     /// Yes: have the stream's timeline word written right behind it.
     Waited,
+    /// Nothing to wait for: it leaves the stream as idle as it was, so it is not noted there.
+    AtOnce,
 }
 
 /// The table's closed list of what is posted (`semantics.md` 9), by number.
@@ -280,9 +286,36 @@ pub fn post_across(
             }
             None => {
                 let header = header(thread, lane, number, across, 0);
-                client.send_noted(&header, parts, |stamp| stream.posted(stamp, false))
+                client.send_noted(&header, parts, |stamp| {
+                    if completion != Completion::AtOnce {
+                        stream.posted(stamp, false);
+                    }
+                })
             }
         }
+    })
+}
+
+/// Sends what no stream executes, about an object of context `of`, without waiting for it.
+///
+/// # Errors
+/// A sticky error; its own where it travels as a call.
+pub fn post_aside(
+    client: &Client,
+    number: u16,
+    of: CUcontext,
+    parts: &[&[u8]],
+) -> Result<(), CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = &*thread.lane(client)?;
+        let across = foreign_to(thread, of);
+        if client.posts_are_calls() || !may_be_posted(number) {
+            let number = (number, across);
+            return ask(client, thread, lane, number, parts, &mut [], Wait::Spin).map(|_| ());
+        }
+        let header = header(thread, lane, number, across, 0);
+        client.send(&header, parts).map(|_| ())
     })
 }
 

@@ -72,18 +72,12 @@ impl Event {
         number: u16,
         stream: &State,
         payload: &[u8],
+        completion: Completion,
     ) -> Result<u32, CUresult> {
         if self.is_shared() {
             return call::call_across(client, number, stream, self.ctx, &[payload], &mut []);
         }
-        call::post_across(
-            client,
-            number,
-            stream,
-            self.ctx,
-            &[payload],
-            Completion::Lazy,
-        )
+        call::post_across(client, number, stream, self.ctx, &[payload], completion)
     }
 }
 
@@ -147,21 +141,29 @@ pub fn enter(handle: CUevent, ctx: CUcontext, flags: u32) {
 /// Takes no pointers.
 pub unsafe fn cuEventDestroy_v2(event: CUevent) -> Result<(), CUresult> {
     let client = client::entered()?;
-    find(event)?;
+    // Before it is sent: the driver may give the handle to a new event, which another thread enters here.
+    let known = EVENTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&event)
+        .ok_or(CUresult::INVALID_HANDLE)?;
     let args = wire::cuEventDestroy_v2::Args {
         event: Word::of(event),
     };
-    call::call(
-        client,
-        number::cuEventDestroy_v2,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    EVENTS
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&event);
-    Ok(())
+    let (number, parts) = (number::cuEventDestroy_v2, [args.as_bytes()]);
+    let sent = if context::device_of(known.ctx).is_some() && !known.is_shared() {
+        // A live event of a live context: there is nothing that the driver could refuse.
+        call::post_aside(client, number, known.ctx, &parts)
+    } else {
+        call::call(client, number, &parts, &mut [])
+    };
+    sent.inspect_err(|_| {
+        EVENTS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(event)
+            .or_insert(known);
+    })
 }
 
 fn record(
@@ -171,18 +173,32 @@ fn record(
     flags: Option<u32>,
 ) -> Result<(), CUresult> {
     let known = find(event)?;
-    // On a stream that has nothing to do a record is done as it is made. A time is the device's to give.
-    let done_at_once = flags.is_none()
+    let driver_only =
+        flags.is_some_and(|flags| flags != 0) || client.capturing() || known.is_shared();
+    // On a stream that has nothing to do a record is done as it is made, and a wait behind it has no more to wait for than
+    // one before it: the stream stays as idle as it was. What another thread sends there meanwhile is noted as ever. A time
+    // is the device's to give.
+    let done_at_once = !driver_only
         && known.flags & CU_EVENT_DISABLE_TIMING != 0
-        && !client.capturing()
         && stream.has_nothing_to_wait_for(client);
+    let completion = if done_at_once {
+        Completion::AtOnce
+    } else {
+        Completion::Lazy
+    };
     let stamp = match flags {
         None => {
             let args = wire::cuEventRecord::Args {
                 event: Word::of(event),
                 stream: Word::of(stream.handle),
             };
-            known.send(client, number::cuEventRecord, stream, args.as_bytes())?
+            known.send(
+                client,
+                number::cuEventRecord,
+                stream,
+                args.as_bytes(),
+                completion,
+            )?
         }
         Some(flags) => {
             let args = wire::cuEventRecordWithFlags::Args {
@@ -195,10 +211,10 @@ fn record(
                 number::cuEventRecordWithFlags,
                 stream,
                 args.as_bytes(),
+                completion,
             )?
         }
     };
-    let driver_only = flags.is_some_and(|flags| flags != 0) || client.capturing();
     known.set(if driver_only {
         Last::Elsewhere
     } else if done_at_once {
@@ -260,7 +276,13 @@ pub unsafe fn cuStreamWaitEvent(
         flags: Word::of(flags),
     };
     known
-        .send(client, number::cuStreamWaitEvent, &state, args.as_bytes())
+        .send(
+            client,
+            number::cuStreamWaitEvent,
+            &state,
+            args.as_bytes(),
+            Completion::Lazy,
+        )
         .map(|_| ())
 }
 

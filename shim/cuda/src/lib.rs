@@ -38,6 +38,7 @@ mod graph_edges;
 mod graph_memory;
 mod graph_nodes;
 mod guard;
+mod held;
 mod image;
 mod ipc;
 mod jit;

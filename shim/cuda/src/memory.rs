@@ -56,6 +56,8 @@ pub struct Range {
     pub sharable: bool,
     /// Whether other processes may see it.
     pub shared: bool,
+    /// For memory allocated in stream order, the pool that was named; null for the device's current one.
+    pub pool: Option<CUmemoryPool>,
 }
 
 #[derive(Debug, Default)]
@@ -68,10 +70,19 @@ static MAP: LazyLock<RwLock<Map>> = LazyLock::new(RwLock::default);
 
 /// Notes memory of the current context.
 pub fn enter(base: u64, len: u64, kind: Kind) {
-    enter_as(base, len, kind, false);
+    enter_as(base, len, kind, Source::Other);
 }
 
-fn enter_as(base: u64, len: u64, kind: Kind, sharable: bool) {
+/// Where memory came from, as far as it matters later.
+enum Source {
+    /// An allocation that other processes could open.
+    Sharable,
+    /// A pool, null for the device's current one.
+    Pool(CUmemoryPool),
+    Other,
+}
+
+fn enter_as(base: u64, len: u64, kind: Kind, source: Source) {
     let mut map = MAP.write().unwrap_or_else(PoisonError::into_inner);
     map.next_id += 1;
     let id = map.next_id;
@@ -83,8 +94,12 @@ fn enter_as(base: u64, len: u64, kind: Kind, sharable: bool) {
             kind,
             ctx: context::current(),
             id,
-            sharable,
+            sharable: matches!(source, Source::Sharable),
             shared: kind == Kind::Imported,
+            pool: match source {
+                Source::Pool(pool) => Some(pool),
+                _ => None,
+            },
         },
     );
 }
@@ -103,7 +118,7 @@ pub fn enter_device(base: CUdeviceptr, len: u64) {
 
 /// Notes an allocation that other processes could open.
 fn enter_sharable(base: CUdeviceptr, len: u64) {
-    enter_as(base.0, len, Kind::Device, true);
+    enter_as(base.0, len, Kind::Device, Source::Sharable);
 }
 
 /// Notes memory of another process, unless it was open already. With 0 bytes the driver did not say how much it is, and is
@@ -123,6 +138,11 @@ pub fn share(address: u64) {
     {
         range.shared = true;
     }
+}
+
+/// Notes memory allocated in stream order, from `pool` or, for null, from the device's current one.
+pub fn enter_pooled(base: CUdeviceptr, len: u64, pool: CUmemoryPool) {
+    enter_as(base.0, len, Kind::Device, Source::Pool(pool));
 }
 
 /// Notes a variable of a module or library.

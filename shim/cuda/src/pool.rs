@@ -2,14 +2,47 @@
 
 use crate::call::{self, Completion};
 use crate::client;
-use crate::stream::{self, NullStream};
-use crate::{exports, memory, write};
+use crate::stream::{self, NullStream, State};
+use crate::{exports, held, memory, write};
 use core::ffi::c_void;
+use std::sync::Arc;
 use vgpu_channel::window::Place;
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
 use vgpu_protocol::wire::{self, AttributeReply, AttributeRequest, Word};
 use zerocopy::{FromZeros, IntoBytes};
+
+/// Memory that the stream freed and gets again, entered as a new allocation.
+fn held(
+    client: &client::Client,
+    state: &Arc<State>,
+    bytes: usize,
+    pool: CUmemoryPool,
+) -> Result<Option<CUdeviceptr>, CUresult> {
+    client.sticky()?;
+    let address = held::take(client, state, bytes as u64, pool);
+    if let Some(address) = address {
+        memory::enter_pooled(address, bytes as u64, pool);
+    }
+    Ok(address)
+}
+
+/// Has the driver allocate, if need be with what is held.
+fn allocate(
+    client: &client::Client,
+    number: u16,
+    state: &State,
+    args: &[u8],
+    reply: &mut [u8],
+) -> Result<(), CUresult> {
+    match call::call_in_stream(client, number, state, &[args], reply) {
+        Err(CUresult::OUT_OF_MEMORY) if held::release(client) => {
+            call::call_in_stream(client, number, state, &[args], reply)
+        }
+        other => other,
+    }
+    .map(|_| ())
+}
 
 /// `cuMemAllocAsync`.
 ///
@@ -26,21 +59,24 @@ pub unsafe fn cuMemAllocAsync(
     if dptr.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
+    if let Some(address) = held(client, &state, bytes, CUmemoryPool::NULL)? {
+        return write(dptr, address);
+    }
     let args = wire::cuMemAllocAsync::Args {
         dptr: [],
         bytes: Word::of(bytes),
         stream: Word::of(state.handle),
     };
     let mut reply = wire::cuMemAllocAsync::Reply::new_zeroed();
-    call::call_in_stream(
+    allocate(
         client,
         number::cuMemAllocAsync,
         &state,
-        &[args.as_bytes()],
+        args.as_bytes(),
         reply.as_mut_bytes(),
     )?;
     let address: CUdeviceptr = reply.dptr.get();
-    memory::enter_device(address, bytes as u64);
+    memory::enter_pooled(address, bytes as u64, CUmemoryPool::NULL);
     write(dptr, address)
 }
 
@@ -60,6 +96,9 @@ pub unsafe fn cuMemAllocFromPoolAsync(
     if dptr.is_null() {
         return Err(CUresult::INVALID_VALUE);
     }
+    if let Some(address) = held(client, &state, bytes, pool)? {
+        return write(dptr, address);
+    }
     let args = wire::cuMemAllocFromPoolAsync::Args {
         dptr: [],
         bytes: Word::of(bytes),
@@ -67,15 +106,15 @@ pub unsafe fn cuMemAllocFromPoolAsync(
         stream: Word::of(state.handle),
     };
     let mut reply = wire::cuMemAllocFromPoolAsync::Reply::new_zeroed();
-    call::call_in_stream(
+    allocate(
         client,
         number::cuMemAllocFromPoolAsync,
         &state,
-        &[args.as_bytes()],
+        args.as_bytes(),
         reply.as_mut_bytes(),
     )?;
     let address: CUdeviceptr = reply.dptr.get();
-    memory::enter_device(address, bytes as u64);
+    memory::enter_pooled(address, bytes as u64, pool);
     write(dptr, address)
 }
 
@@ -101,8 +140,21 @@ pub unsafe fn cuMemFreeAsync(
     if matches!(client.classify(dptr.0), Place::Shared | Place::Outside) {
         return Err(CUresult::INVALID_VALUE);
     }
+    let known = memory::find(dptr.0).filter(|range| range.base == dptr.0);
+    if let Some(range) = known
+        && let Some(pool) = range.pool
+        && range.ctx == state.ctx
+    {
+        client.sticky()?;
+        // Forgotten first: once it is held, another thread may enter it anew.
+        memory::leave(dptr.0);
+        if held::hold(client, &state, dptr, range.len, pool) {
+            state.memory_freed();
+            return Ok(());
+        }
+    }
     // What is not an allocation the shim knows is for the driver to judge, before we return.
-    if memory::find(dptr.0).is_some_and(|range| range.base == dptr.0) {
+    if known.is_some() {
         call::post(
             client,
             number::cuMemFreeAsync,

@@ -2,7 +2,7 @@
 //! worker, its index and reply slot.
 
 use crate::client::{self, Client};
-use crate::{function, stream};
+use crate::{function, held, stream};
 use core::cell::{Cell, RefCell};
 use core::mem::ManuallyDrop;
 use std::rc::Rc;
@@ -121,11 +121,16 @@ impl Thread {
 
     /// Gives the place back.
     fn end(&self) {
-        let Some(lane) = self.lane.borrow_mut().take() else {
+        if self.lane.borrow().is_none() {
             return;
-        };
+        }
         // In a forked child, or with the worker gone, there is nobody to tell.
         let Ok(client) = client::entered() else {
+            return;
+        };
+        // Some may be of the thread's own streams.
+        held::release(client);
+        let Some(lane) = self.lane.borrow_mut().take() else {
             return;
         };
         let own = self.own_streams.take();

@@ -303,10 +303,17 @@ impl Channel {
         self.store(STICKY_ERROR, error);
     }
 
-    /// Adds feature flags (see [`crate::control`]); none is ever taken back.
+    /// Adds feature flags (see [`crate::control`]).
     pub fn add_features(&self, features: u32) {
         let mut all = lock(&self.features);
         *all |= features;
+        self.store(FEATURES, *all);
+    }
+
+    /// Takes feature flags back. A client may act on them for a while longer, so both must be right then.
+    pub fn remove_features(&self, features: u32) {
+        let mut all = lock(&self.features);
+        *all &= !features;
         self.store(FEATURES, *all);
     }
 

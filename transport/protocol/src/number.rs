@@ -267,10 +267,11 @@ mod tests {
     }
 
     /// The closed list (`semantics.md` 9). The synchronous forms of copies and fills are executed as their asynchronous
-    /// ones. Destroying an event or a stream tells of a bad handle at once, so those are calls.
+    /// ones. The shim knows a bad event itself; destroying a stream is a call.
     #[test]
     fn only_the_closed_list_is_posted() {
         const LIST: &[&str] = &[
+            "cuEventDestroy_v2",
             "cuEventRecord",
             "cuEventRecordWithFlags",
             "cuGraphLaunch",

@@ -235,7 +235,6 @@ macro_rules! cuda_calls {
         178 call/issuer/safe hand/auto cuStreamGetId @12000 | cuStreamGetId_ptsz @12000 (stream: stream CUstream, id: out u64);
         179 local/guest/safe hand/none cuStreamGetCtx @9020 | cuStreamGetCtx_ptsz @9020 (stream: stream CUstream, ctx: out CUcontext);
         180 local/guest/safe hand/none cuStreamGetDevice @12080 | cuStreamGetDevice_ptsz @12080 (stream: stream CUstream, dev: out CUdevice);
-        499 local/guest/safe hand/none cuStreamGetGreenCtx @12040 (stream: raw CUstream, green: raw *mut u64);
         181 call/issuer/safe auto/auto cuStreamCopyAttributes @11000 | cuStreamCopyAttributes_ptsz @11000 (dst: stream CUstream, src: stream CUstream);
         182 call/issuer/safe hand/hand cuStreamGetAttribute @11000 | cuStreamGetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *mut CUlaunchAttributeValue);
         183 call/issuer/safe hand/hand cuStreamSetAttribute @11000 | cuStreamSetAttribute_ptsz @11000 (stream: stream CUstream, attribute: val u32, value: raw *const CUlaunchAttributeValue);
@@ -250,7 +249,7 @@ macro_rules! cuda_calls {
         191 post/issuer/safe hand/auto cuEventRecordWithFlags @11010 | cuEventRecordWithFlags_ptsz @11010 (event: live CUevent, stream: stream CUstream, flags: val u32);
         192 call/issuer/unsafe hand/auto cuEventQuery @2000 (event: live CUevent);
         193 call/lane/unsafe hand/auto cuEventSynchronize @2000 (event: live CUevent);
-        194 call/issuer/safe hand/auto cuEventDestroy_v2 @4000 (event: end CUevent);
+        194 post/issuer/safe hand/auto cuEventDestroy_v2 @4000 (event: end CUevent);
         195 call/issuer/safe auto/auto cuEventElapsedTime @2000 (ms: out f32, start: live CUevent, end: live CUevent);
         196 call/issuer/safe auto/auto cuEventElapsedTime_v2 @12080 (ms: out f32, start: live CUevent, end: live CUevent);
         // Capture.

@@ -1,18 +1,16 @@
-//! Which kernels print. Text of device code reaches the program when the driver synchronises, so once such a kernel may
-//! run, waits take the driver's own calls (`semantics.md` 6). That costs every wait, and images hold printing code that
-//! nobody launches (branches for other devices), so a kernel counts as printing only when somebody takes it by its name.
+//! What an image says about which of its kernels print.
 //!
 //! In machine code, `.nv.callgraph` lists who calls whom as pairs of symbols, and kernels have bit 4 of their symbol's
 //! `st_other`. Where that does not settle it, every kernel counts as printing: for PTX text that names the function, for a
 //! device function that prints and may be called through a pointer, for what cannot be read.
 
 use crate::image::{Code, Image};
+use memchr::memmem;
 use object::LittleEndian;
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolIndex};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How device code names the function behind `printf`.
 const PRINTS: &str = "vprintf";
@@ -22,10 +20,6 @@ const KERNEL: u8 = 0x10;
 
 /// Callers from this number on are no symbols but marks of the compiler's.
 const MARKS: u32 = 0xffff_fff0;
-
-/// Longest name of a kernel that is remembered, and how many are: what is beyond makes all of them count.
-const MAX_NAME: usize = 4096;
-const MAX_NAMES: usize = 65_536;
 
 /// The kernels of an image that print.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +42,7 @@ impl Printers {
                 Some(found) => kernels.extend(found),
                 None => any = true,
             },
-            Code::Text(text) => any |= contains(text, PRINTS.as_bytes()),
+            Code::Text(text) => any |= names_it(text),
             Code::Unreadable => any = true,
             Code::Machine(_) => {}
         });
@@ -62,7 +56,7 @@ impl Printers {
 
 /// The printing kernels of a file of machine code; `None` for perhaps any.
 fn of_elf(elf: &[u8]) -> Option<BTreeSet<Vec<u8>>> {
-    if !contains(elf, PRINTS.as_bytes()) {
+    if !names_it(elf) {
         return Some(BTreeSet::new());
     }
     let file = ElfFile::<FileHeader64<LittleEndian>>::parse(elf).ok()?;
@@ -92,57 +86,9 @@ fn of_elf(elf: &[u8]) -> Option<BTreeSet<Vec<u8>>> {
     Some(kernels)
 }
 
-fn contains(text: &[u8], what: &[u8]) -> bool {
-    let Some((first, rest)) = what.split_first() else {
-        return true;
-    };
-    let mut left = text;
-    while let Some(at) = left.iter().position(|byte| byte == first) {
-        left = left.get(at + 1..).unwrap_or(&[]);
-        if left.starts_with(rest) {
-            return true;
-        }
-    }
-    false
-}
-
-/// What a worker knows of its client's images.
-#[derive(Debug, Default)]
-pub struct Printing {
-    /// Names of printing kernels in any image loaded so far.
-    names: Mutex<BTreeSet<Vec<u8>>>,
-}
-
-impl Printing {
-    fn names(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes an image that was loaded. True if any of its kernels may print from now on.
-    pub fn loaded(&self, printers: Printers) -> bool {
-        let Printers::Kernels(kernels) = printers else {
-            return true;
-        };
-        let mut names = self.names();
-        // Names of images that were unloaded stay, so what does not fit is not kept either.
-        if kernels.iter().any(|name| name.len() > MAX_NAME)
-            || names.len() + kernels.difference(&names).count() > MAX_NAMES
-        {
-            return true;
-        }
-        names.extend(kernels);
-        false
-    }
-
-    /// Whether a kernel of this name prints.
-    pub fn prints(&self, name: &[u8]) -> bool {
-        self.names().contains(name)
-    }
-
-    /// Whether any kernel prints: for handles that are taken without a name.
-    pub fn any(&self) -> bool {
-        !self.names().is_empty()
-    }
+/// Whether the function behind `printf` is named anywhere in `code`.
+fn names_it(code: &[u8]) -> bool {
+    memmem::find(code, PRINTS.as_bytes()).is_some()
 }
 
 #[cfg(test)]
@@ -270,35 +216,5 @@ mod tests {
         let loud = image(b".extern .func (.param .b32 r) vprintf ( .param .b64 a );");
         assert_eq!(Printers::of(&loud, &[]), Printers::Any);
         assert_eq!(Printers::of(&image(b".version 8.0"), &[]), kernels(&[]));
-    }
-
-    #[test]
-    fn text_is_searched() {
-        assert!(contains(b"vvprintf", b"vprintf"));
-        assert!(!contains(b"vprint", b"vprintf"));
-    }
-
-    #[test]
-    fn a_kernel_prints_once_its_name_is_known() {
-        let printing = Printing::default();
-        assert!(!printing.any());
-        let kernels = BTreeSet::from([b"loud".to_vec()]);
-        assert!(!printing.loaded(Printers::Kernels(kernels)));
-        assert!(printing.any() && printing.prints(b"loud") && !printing.prints(b"quiet"));
-        assert!(printing.loaded(Printers::Any));
-    }
-
-    #[test]
-    fn only_so_many_names_are_kept_however_many_images_are_loaded() {
-        let printing = Printing::default();
-        let name = |number: usize| number.to_le_bytes().to_vec();
-        let some = |from: usize| (from..from + MAX_NAMES / 2 + 1).map(name).collect();
-        assert!(!printing.loaded(Printers::Kernels(some(0))));
-        for image in 1..4 {
-            assert!(printing.loaded(Printers::Kernels(some(image * MAX_NAMES))));
-        }
-        assert!(printing.names().len() <= MAX_NAMES);
-        let long = BTreeSet::from([vec![b'x'; MAX_NAME + 1]]);
-        assert!(printing.loaded(Printers::Kernels(long)));
     }
 }
