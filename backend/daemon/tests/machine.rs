@@ -69,6 +69,30 @@ fn mapping(daemon: &Daemon) -> usize {
     daemon.workers().iter().filter(maps).count()
 }
 
+/// They are huge and scattered: the pages behind one in its file are somebody else's.
+#[test]
+fn pages_of_a_machine_are_mapped_nowhere_else() {
+    const HOST_REGISTER_SUPPORTED: usize = 99;
+    let (_daemon, guest) = boot();
+    let (_, client) = guest.open();
+    client.retain();
+    let snapshot = client.channel.snapshot();
+    let (_, devices) = Snapshot::read_from_prefix(&snapshot).unwrap();
+    let (device, _) = DeviceSnapshot::read_from_prefix(devices).unwrap();
+    assert_eq!(device.attributes[HOST_REGISTER_SUPPORTED], 0);
+    // As if a client did not look: even where pages of 2 MiB would fit.
+    let register = RegisterHost {
+        address: 0x7e12_3440_0000,
+        bytes: 2 << 20,
+        block: client.channel.alloc(2 << 20, 2 << 20).unwrap(),
+        ..RegisterHost::default()
+    };
+    assert_eq!(
+        client.refusal(call::cuMemHostRegister_v2, &[register.as_bytes()]),
+        CUresult::INVALID_VALUE
+    );
+}
+
 #[test]
 fn the_worker_of_a_machine_says_that_its_cpus_are_its_own() {
     let (_daemon, guest) = boot();

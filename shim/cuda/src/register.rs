@@ -107,6 +107,8 @@ pub unsafe fn cuMemHostRegister_v2(
     }
     let at = base & !(PAGE - 1);
     let len = last - at;
+    // Before the lock: a fork waits for it from now on.
+    prepare_for_forks();
     let mut pages = pages();
     make_way(client, &mut pages, at, last)?;
     adopt::check(at, len).map_err(|error| refusal(bytes, &error))?;
@@ -124,23 +126,18 @@ pub unsafe fn cuMemHostRegister_v2(
         flags,
         pad: 0,
     };
-    let registered = call::call(
-        client,
-        number::cuMemHostRegister_v2,
-        &[args.as_bytes()],
-        &mut [],
-    )
-    .and_then(|_| {
-        adopt::adopt(client.channel().segments(), at, len, block).map_err(|error| {
-            let _ = unregister(client, base);
-            refusal(bytes, &error)
-        })
-    });
-    if let Err(error) = registered {
+    let number = number::cuMemHostRegister_v2;
+    if let Err(error) = call::call(client, number, &[args.as_bytes()], &mut []) {
         let _ = client.channel().free(block);
         return Err(error);
     }
-    prepare_for_forks();
+    if let Err(error) = adopt::adopt(client.channel().segments(), at, len, block) {
+        // Else the device may still reach the block, so that it is lost.
+        if unregister(client, base).is_ok() {
+            let _ = client.channel().free(block);
+        }
+        return Err(refusal(bytes, &error));
+    }
     pages.insert(
         at,
         Adopted {

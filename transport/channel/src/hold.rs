@@ -99,8 +99,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // The order does not matter: a handler that runs early sleeps until the descriptor is closed, by another thread or
-        // never, so the descriptor goes first.
+        // First: a signal handler that ran before this and stored into the range would wait for this thread, itself.
         self._faults = None;
         // SAFETY: the set is the one that this thread had.
         unsafe {
