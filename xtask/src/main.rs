@@ -38,6 +38,7 @@ mod smoke;
 mod suite;
 mod summary;
 mod system;
+mod systemd;
 mod toolkit;
 
 use clap::{Parser, Subcommand};
