@@ -38,14 +38,26 @@
 #include "qemu-version.h"
 #include "chardev/char-fe.h"
 #include "chardev/char-socket.h"
+#if QEMU_VERSION_MAJOR > 10 || (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR >= 1)
+#include "system/address-spaces.h"
+#include "system/memory.h"
+#include "system/ramblock.h"
+#else
 #include "exec/address-spaces.h"
 #include "exec/memory.h"
-#include "exec/cpu-common.h"
 #include "exec/ramblock.h"
-#include "hw/boards.h"
+#endif
+#include "exec/cpu-common.h"
 #include "hw/pci/pci.h"
+#if __has_include("hw/core/boards.h")
+#include "hw/core/boards.h"
+#include "hw/core/qdev-properties.h"
+#include "hw/core/qdev-properties-system.h"
+#else
+#include "hw/boards.h"
 #include "hw/qdev-properties.h"
 #include "hw/qdev-properties-system.h"
+#endif
 #include "hw/virtio/vhost.h"
 #include "hw/virtio/vhost-user.h"
 #include "hw/virtio/virtio-bus.h"
@@ -53,11 +65,22 @@
 #include "migration/blocker.h"
 #include "standard-headers/linux/virtio_ids.h"
 
-/* QEMU 10.1 made the data of class_init constant. */
+/* QEMU 10.1 made the data of class_init constant, and wants to know whether a status could be set. */
 #if QEMU_VERSION_MAJOR > 10 || (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR >= 1)
 #define VGPU_CLASS_DATA const void
+typedef int VgpuStatus;
+#define VGPU_STATUS_SET 0
 #else
 #define VGPU_CLASS_DATA void
+typedef void VgpuStatus;
+#define VGPU_STATUS_SET
+#endif
+
+/* QEMU 10.2 gave this end of a chardev another name. */
+#if QEMU_VERSION_MAJOR > 10 || (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR >= 2)
+typedef CharFrontend VgpuChardev;
+#else
+typedef CharBackend VgpuChardev;
 #endif
 
 #define TYPE_VGPU     "vhost-user-vgpu-device"
@@ -94,7 +117,7 @@ typedef struct VGpu {
     VirtIODevice parent_obj;
 
     /* Properties */
-    CharBackend chardev;
+    VgpuChardev chardev;
     uint16_t virtio_id;
     uint32_t timeout_s;
 
@@ -304,7 +327,7 @@ static void vgpu_stop(VGpu *s)
     vhost_dev_disable_notifiers(&s->vhost, vdev);
 }
 
-static void vgpu_set_status(VirtIODevice *vdev, uint8_t status)
+static VgpuStatus vgpu_set_status(VirtIODevice *vdev, uint8_t status)
 {
     VGpu *s = VGPU(vdev);
     Error *err = NULL;
@@ -327,6 +350,7 @@ static void vgpu_set_status(VirtIODevice *vdev, uint8_t status)
         error_reportf_err(err, "vhost-user-vgpu: ");
         qemu_chr_fe_disconnect(&s->chardev);
     }
+    return VGPU_STATUS_SET;
 }
 
 /* --- The backend comes and goes ------------------------------------------------------------------------------------ */

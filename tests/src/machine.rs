@@ -133,6 +133,20 @@ impl Drop for Host {
 /// The environment variable that names the daemon's device, `software` where it is not set.
 pub const DEVICE: &str = "VGPU_E2E_DEVICE";
 
+fn start_host(parts: &Parts) -> anyhow::Result<Host> {
+    let device = std::env::var(DEVICE).unwrap_or_else(|_| "software".to_owned());
+    Host::start(&parts.daemon, &device)
+}
+
+/// The script of a shell that does what [`Machine::tell`] says, with `functions` at hand. Without echo, or each order would
+/// be read as its own answer.
+fn listen(functions: &str) -> String {
+    format!(
+        "stty -echo\n{functions}\necho {LISTENS}\n\
+         while read -r order; do eval \"$order\"; echo \"{END}$?\"; done\n"
+    )
+}
+
 /// Precedes the exit status of what the guest was told to do.
 const END: &str = "ASKED-END ";
 /// Printed when the guest's shell listens.
@@ -159,8 +173,7 @@ impl Machine {
         options: Options,
     ) -> anyhow::Result<Self> {
         let parts = Parts::locate()?;
-        let device = std::env::var(DEVICE).unwrap_or_else(|_| "software".to_owned());
-        let host = Host::start(&parts.daemon, &device)?;
+        let host = start_host(&parts)?;
         let mut all = vec![
             (parts.vgpu, "/bin/vgpu".to_owned()),
             (
@@ -169,11 +182,7 @@ impl Machine {
             ),
         ];
         all.extend_from_slice(files);
-        // Without echo, or each order would be read as its own answer.
-        let script = format!(
-            "stty -echo\n{AGENT}\n{functions}\necho {LISTENS}\n\
-             while read -r order; do eval \"$order\"; echo \"{END}$?\"; done\n"
-        );
+        let script = listen(&format!("{AGENT}\n{functions}"));
         let parts = GuestParts::from_environment()?;
         let mut image = Image::build(&parts, &script, &all)?;
         if options.kexec {
@@ -187,6 +196,30 @@ impl Machine {
         let guest = Guest::boot(&Qemu::from_environment()?, &image, options)?;
         let mut machine = Self { guest, host };
         machine.begin()?;
+        Ok(machine)
+    }
+
+    /// Boots a guest whose init is systemd, with `files`, behind a daemon as [`Machine::boot`] has one; returns when its shell
+    /// listens. Nothing of ours is started.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn boot_systemd(
+        functions: &str,
+        files: &[(PathBuf, String)],
+        options: Options,
+    ) -> anyhow::Result<Self> {
+        let host = start_host(&Parts::locate()?)?;
+        let plain = "export TERM=dumb SYSTEMD_PAGER=cat SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0";
+        let script = format!("echo {UP}\n{}", listen(&format!("{plain}\n{functions}")));
+        let image = Image::build_systemd(&GuestParts::from_environment()?, &script, files)?;
+        let options = Options {
+            socket: Some(host.socket()),
+            ..options
+        };
+        let guest = Guest::boot(&Qemu::from_environment()?, &image, options)?;
+        let mut machine = Self { guest, host };
+        machine.wait_until_up()?;
         Ok(machine)
     }
 

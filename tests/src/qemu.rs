@@ -34,6 +34,16 @@ impl Qemu {
         command
     }
 
+    /// Whether it lets a command line have its generic vhost-user device: 10.2 and newer.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn has_generic_device(&self) -> std::io::Result<bool> {
+        let output = self.command().args(["-device", "help"]).output()?;
+        let devices = String::from_utf8_lossy(&output.stdout);
+        Ok(devices.contains("\"vhost-user-test-device-pci\""))
+    }
+
     /// From [`BINARY`] and, if it is set, [`PRELOAD`]: so `cargo xtask test` names them.
     ///
     /// # Errors

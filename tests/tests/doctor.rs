@@ -308,6 +308,10 @@ fn a_service_is_asked_about_by_its_unit() {
     );
     ask_unit(folder.path(), &bare)
         .assert_verdict(3, &["no libcuda.so.1 is found", "run `vgpu install`"]);
+    // One whose user exists only while it runs.
+    let dynamic =
+        unit_environment(&backend).replace("User=", "DynamicUser=yes\nUser=vgpu-e2e-dynamic");
+    ask_unit(folder.path(), &dynamic).assert_finding("ok", &["user 65519"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use vgpu_e2e::guest::Options;
 use vgpu_e2e::machine::Machine;
 use vgpu_e2e::parts::Parts;
 use vgpu_e2e::process::is_alive;
+use vgpu_e2e::qemu::Qemu;
 
 const FUNCTIONS: &str = include_str!("../src/machine.sh");
 /// The environment variable that names the folder with the guest's test programs, on a machine where they were not built.
@@ -111,6 +112,28 @@ fn programs_run_without_privilege_module_or_device_file() -> anyhow::Result<()> 
     ensure!(modules.is_empty(), "{modules}");
     verified(&machine.ask("finish a")?)?;
     verified(&machine.ask("finish b")?)
+}
+
+/// The monitor is asked for nothing but virtio and vhost-user: the device that QEMU has itself does as well as ours.
+#[test]
+fn programs_run_over_qemus_generic_device() -> anyhow::Result<()> {
+    if !Qemu::from_environment()?.has_generic_device()? {
+        println!("not checked: this QEMU is older than 10.2");
+        return Ok(());
+    }
+    let options = Options {
+        generic: true,
+        reboot: true,
+        ..options()
+    };
+    let mut machine = boot(options)?;
+    let workers = begin(&mut machine, "a", "launch")?;
+    begin(&mut machine, "b", "copy")?;
+    verified(&machine.ask("finish b")?)?;
+    machine.tell("reboot -f")?;
+    machine.begin()?;
+    works(&mut machine)?;
+    reaped(&machine, &workers)
 }
 
 /// After `vgpu install`, what an init or a service manager starts finds the GPU: another user, and no variable at all.

@@ -117,6 +117,39 @@ impl Apt {
         run_quietly(command.args(packages))
     }
 
+    /// Downloads packages with all that they depend on, as for a system on which nothing is installed, and unpacks them into
+    /// `root`, whose `bin`, `sbin` and `lib*` may be links. None of their scripts is run.
+    pub fn unpack_with_dependencies(&self, packages: &[&str], root: &Path) -> anyhow::Result<()> {
+        let work = tempfile::tempdir()?;
+        let status = work.path().join("status");
+        std::fs::write(&status, "")?;
+        create_folder(&work.path().join("archives/partial"))?;
+        let mut command = self.command("apt-get");
+        for (option, value) in [
+            ("Dir::State::status", status.display()),
+            (
+                "Dir::Cache::archives",
+                work.path().join("archives").display(),
+            ),
+        ] {
+            command.args(["-o", &format!("{option}={value}")]);
+        }
+        run_quietly(
+            command
+                .args(["-o", "Debug::NoLocking=true"])
+                .args(["install", "--yes", "--quiet=2", "--download-only"])
+                .arg("--no-install-recommends")
+                .args(packages),
+        )?;
+        for entry in std::fs::read_dir(work.path().join("archives"))? {
+            let package = entry?.path();
+            if package.extension().is_some_and(|kind| kind == "deb") {
+                unpack_below_links(&package, root)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Downloads a binary package and unpacks it into `folder`, without installing it.
     pub fn unpack(&self, package: &str, folder: &Path) -> anyhow::Result<()> {
         let debs = folder.join("debs");
@@ -195,6 +228,33 @@ impl Apt {
         }
         Ok(text)
     }
+}
+
+/// Unpacks a package without replacing links to folders by folders, as `dpkg-deb --extract` would, and without texts for
+/// people.
+fn unpack_below_links(package: &Path, root: &Path) -> anyhow::Result<()> {
+    let mut read = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run `dpkg-deb`")?;
+    let archive = read.stdout.take().context("it is piped")?;
+    let mut write = Command::new("tar");
+    write
+        .args(["--extract", "--keep-directory-symlink", "--directory"])
+        .arg(root)
+        .args(
+            ["doc", "man", "locale", "info", "lintian"]
+                .map(|kind| format!("--exclude=./usr/share/{kind}")),
+        )
+        .stdin(archive);
+    let written = write.status().context("cannot run `tar`")?;
+    if !read.wait()?.success() || !written.success() {
+        bail!("{} cannot be unpacked", package.display());
+    }
+    Ok(())
 }
 
 /// One source of packages.

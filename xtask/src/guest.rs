@@ -9,7 +9,7 @@ use vgpu_e2e::parts::DIST;
 
 use crate::apt::Apt;
 use crate::shell::{cargo, fresh_folder, run, say};
-use crate::{dist, places, qemu};
+use crate::{dist, places, qemu, systemd};
 
 /// Depends on the newest kernel for virtual machines: small, and boots fast.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -85,13 +85,13 @@ pub fn prepare() -> anyhow::Result<GuestParts> {
 /// A `cargo test` of what needs a virtual machine, with QEMU and the guest's parts prepared and named to it.
 pub fn tests() -> anyhow::Result<Command> {
     let qemu = qemu::prepare()?;
-    prepare()?;
+    systemd::prepare(&prepare()?)?;
     let dist = dist::dist()?;
     let mut command = cargo();
     command
         .args(["test", "--release", "-p", "vgpu-e2e", "--features", "guest"])
         .args(["--test", "qemu_device", "--test", "virtual_machine"])
-        .args(["--test", "guest_vfio"])
+        .args(["--test", "guest_vfio", "--test", "guest_systemd"])
         .arg("--no-fail-fast")
         .env(DIST, dist)
         .env(GUEST, folder());

@@ -40,6 +40,7 @@ mod smoke;
 mod suite;
 mod summary;
 mod system;
+mod systemd;
 mod toolkit;
 mod wheels;
 

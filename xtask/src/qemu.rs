@@ -261,7 +261,10 @@ fn configure(version: &Version, tree: &Path) -> anyhow::Result<()> {
     // Debian's tarball comes without the firmware images, and the build description insists on them.
     let blobs = tree.join("pc-bios/meson.build");
     let text = std::fs::read_to_string(&blobs)?;
-    std::fs::write(&blobs, text.replace("\nif unpack_edk2_blobs", "\nif false"))?;
+    let text = text
+        .replace("\nif unpack_edk2_blobs", "\nif false")
+        .replace("\nsubdir('dtb')", "");
+    std::fs::write(&blobs, text)?;
     fetch_wheels(tree)?;
     run_quietly(
         Command::new("./configure")
@@ -508,14 +511,14 @@ pub fn bundle(qemu: &Path, device: &Path, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What else a host with libvirt needs. The rules were written after the policies' documentation; docs/virtual-machines.md
-/// says what of it was tried.
+/// What else a host with libvirt needs; docs/virtual-machines.md says what of it was tried.
 const POLICY: &str = "\
 libvirt:   <emulator>BINARY</emulator>, see docs/virtual-machines.md
-AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu (read by apparmor_parser, not tried in a kernel):
+AppArmor:  add to /etc/apparmor.d/local/abstractions/libvirt-qemu:
              BINARY rmix,
              LIBRARY rm,
              /run/vgpu/*.sock rw,
+             /run/vgpu-machines/*/vgpu.sock rw,
            and to /etc/apparmor.d/local/usr.sbin.libvirtd:
              BINARY PUx,
            then: systemctl reload apparmor

@@ -21,7 +21,7 @@ use crate::programs::Built;
 use crate::shell::{cargo, display, say};
 use crate::smoke::Tinygrad;
 use crate::summary::{Summary, cargo_test_counts};
-use crate::{dist, ggml, guest, machine, many, places, programs, wheels};
+use crate::{dist, ggml, guest, machine, many, places, programs, system, wheels};
 
 /// How long one test program may take: fifty times what the slowest needs, for busy machines.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
@@ -58,6 +58,12 @@ pub fn test(options: &Options) -> anyhow::Result<()> {
         (dist::dist()?, GUEST_GLIBC)
     };
     if options.program.is_none() {
+        if !options.offline
+            && let Err(error) = system::prepare_podman()
+        {
+            // Its test then says that it checked nothing.
+            summary.remark(&format!("containers: no Podman: {error:#}"));
+        }
         end_to_end(&mut summary, &dist, glibc)?;
     }
     if glibc != GUEST_GLIBC {

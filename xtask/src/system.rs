@@ -1,4 +1,4 @@
-//! What the tests need from the system beyond Rust: a C++ compiler and Python with `venv`, for some of them npm.
+//! What the tests need from the system beyond Rust: a C++ compiler and Python with `venv`, for some of them npm or Podman.
 
 use std::process::Command;
 
@@ -24,6 +24,18 @@ pub fn prepare_npm() -> anyhow::Result<()> {
         return Ok(());
     }
     install(&["npm"])
+}
+
+/// The same for Podman, with both of its runtimes: `crun`, its own choice, starts nothing where control groups are mounted in
+/// both versions.
+pub fn prepare_podman() -> anyhow::Result<()> {
+    let mut missing = Vec::new();
+    for program in ["podman", "crun", "runc"] {
+        if !exists(program, &["--version"]) {
+            missing.push(program);
+        }
+    }
+    install(&missing)
 }
 
 fn install(missing: &[&str]) -> anyhow::Result<()> {

@@ -11,6 +11,8 @@ use std::process::Command;
 
 /// `AT_SECURE` in the auxiliary vector of a process.
 const AT_SECURE: u64 = 23;
+/// The last of the user ids that systemd gives to services with `DynamicUser=yes` while they run (systemd.exec(5)).
+const DYNAMIC_USER: u32 = 65519;
 
 /// Whom it is about.
 #[derive(Clone, Debug)]
@@ -126,13 +128,15 @@ impl Target {
             Some(Ok(target)) => target,
             // Without the right to look into it, what the unit says is the next best.
             Some(Err(_)) | None => {
+                // The user of such a service exists only while it runs; one without any right is as good.
+                let is_dynamic = unit.says_yes("DynamicUser");
                 let identity = match unit.first("User") {
-                    "" => Identity {
-                        uid: 0,
-                        gid: 0,
-                        groups: Vec::new(),
+                    "" if is_dynamic => only(DYNAMIC_USER),
+                    "" => only(0),
+                    user => match identity_of(user) {
+                        Err(_) if is_dynamic => only(DYNAMIC_USER),
+                        known => known?,
                     },
-                    user => identity_of(user)?,
                 };
                 let program = unit.program();
                 Self {
@@ -248,6 +252,15 @@ fn identity_in(status: &str) -> Option<Identity> {
         gid: *numbers("Gid:")?.get(1)?,
         groups: numbers("Groups:").unwrap_or_default(),
     })
+}
+
+/// A user in the group of the same number, and in no other.
+fn only(uid: u32) -> Identity {
+    Identity {
+        uid,
+        gid: uid,
+        groups: Vec::new(),
+    }
 }
 
 /// User and groups by name, as the system's databases have them.

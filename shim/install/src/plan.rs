@@ -342,12 +342,17 @@ impl Builder<'_> {
     fn services(&mut self, options: &Options, source: &Source, places: &Places) -> Result<()> {
         let device = source.device && self.tree.is_this_system();
         let agent = (options.agent || device) && !options.no_agent;
-        let wanted = [(Service::Agent, agent), (Service::Daemon, options.daemon)];
+        let wanted = [
+            (Service::Agent, agent),
+            (Service::Daemon, options.daemon),
+            (Service::Machine, options.daemon),
+        ];
         for (service, _) in wanted.into_iter().filter(|(_, wanted)| *wanted) {
             if !service::is_there(self.tree) {
                 let command = match service {
                     Service::Agent => "vgpu agent",
                     Service::Daemon => "vhost-user-vgpu",
+                    Service::Machine => continue,
                 };
                 let command = places.bin.join(command);
                 self.plan.notes.push(format!(
@@ -358,8 +363,10 @@ impl Builder<'_> {
             }
             let text = Content::Text(service.text(&places.bin));
             self.file(&service.file(), &text, 0o644)?;
-            self.link(&service.wanted(), &service.file());
-            self.plan.services.push(service);
+            if let Some(link) = service.wanted() {
+                self.link(&link, &service.file());
+                self.plan.services.push(service);
+            }
         }
         if agent && options.huge_pages > 0 {
             self.huge_pages(options.huge_pages)?;

@@ -97,7 +97,11 @@ pub fn uninstall(options: &UninstallOptions) -> Result<()> {
         .filter(|service| service::runs(&tree) && manifest.entry(&service.file()).is_some())
         .collect();
     for service in &services {
-        service::control(&["stop", service.unit()]);
+        service::control(&["stop", service.running()]);
+        // Compiled kernels, in a folder that the service manager made for it.
+        if *service == service::Service::Daemon && std::fs::remove_dir_all(service::CACHE).is_ok() {
+            println!("removed {}/", service::CACHE);
+        }
     }
     take_back(&tree)?;
     if !services.is_empty() {

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 pub const UNITS: &str = "/etc/systemd/system";
 /// What starts them with the machine.
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+/// What the daemon's unit says by `CacheDirectory=`.
+pub const CACHE: &str = "/var/cache/vgpu";
 /// Where the number of huge pages is set at the next boot.
 pub const SYSCTL: &str = "/etc/sysctl.d/60-vgpu.conf";
 /// Where it is set at once.
@@ -15,6 +17,7 @@ pub const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 
 const AGENT: &str = include_str!("../../agent/vgpu-agent.service");
 const DAEMON: &str = include_str!("../../../backend/daemon/vhost-user-vgpu.service");
+const MACHINE: &str = include_str!("../../../backend/daemon/vhost-user-vgpu@.service");
 
 /// A service of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +26,13 @@ pub enum Service {
     Agent,
     /// On the host: the daemon.
     Daemon,
+    /// On the host: a template, for a daemon of each virtual machine. Whoever has a machine starts it.
+    Machine,
 }
 
 impl Service {
-    /// Both.
-    pub const ALL: [Service; 2] = [Service::Agent, Service::Daemon];
+    /// All of them.
+    pub const ALL: [Service; 3] = [Service::Agent, Service::Daemon, Service::Machine];
 
     /// The unit's name.
     #[must_use]
@@ -35,6 +40,16 @@ impl Service {
         match self {
             Service::Agent => "vgpu-agent.service",
             Service::Daemon => "vhost-user-vgpu.service",
+            Service::Machine => "vhost-user-vgpu@.service",
+        }
+    }
+
+    /// What of it may run: the unit, or a pattern for what was made of the template.
+    #[must_use]
+    pub fn running(self) -> &'static str {
+        match self {
+            Service::Machine => "vhost-user-vgpu@*.service",
+            other => other.unit(),
         }
     }
 
@@ -44,6 +59,7 @@ impl Service {
         let text = match self {
             Service::Agent => AGENT,
             Service::Daemon => DAEMON,
+            Service::Machine => MACHINE,
         };
         text.replace("/usr/bin/", &format!("{}/", bin.display()))
     }
@@ -54,10 +70,10 @@ impl Service {
         Path::new(UNITS).join(self.unit())
     }
 
-    /// The link that starts it with the machine.
+    /// The link that starts it with the machine, where `vgpu install` makes one.
     #[must_use]
-    pub fn wanted(self) -> PathBuf {
-        Path::new(WANTS).join(self.unit())
+    pub fn wanted(self) -> Option<PathBuf> {
+        (self != Service::Machine).then(|| Path::new(WANTS).join(self.unit()))
     }
 }
 
@@ -101,5 +117,7 @@ mod tests {
             assert!(!text.contains("/usr/bin"), "{text}");
             assert!(text.contains("\nWantedBy=multi-user.target\n"));
         }
+        assert!(DAEMON.contains("\nCacheDirectory=vgpu\n"));
+        assert_eq!(CACHE, "/var/cache/vgpu");
     }
 }

@@ -1,5 +1,5 @@
 //! What a guest boots from: the distribution's kernel, and an initramfs with busybox, the distribution's C library and
-//! the caller's files.
+//! the caller's files; or one that goes on to a disk with systemd on it.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -69,6 +69,28 @@ impl GuestParts {
         .collect()
     }
 
+    /// The file system of a guest whose init is systemd, made by `cargo xtask guest`; beside the other parts.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.busybox.with_file_name(DISK)
+    }
+
+    /// The modules for a disk, as [`GuestParts::vfio_modules`].
+    fn disk_modules(&self) -> impl Iterator<Item = PathBuf> {
+        [
+            "drivers/virtio/virtio_ring",
+            "drivers/virtio/virtio",
+            "drivers/virtio/virtio_pci_legacy_dev",
+            "drivers/virtio/virtio_pci_modern_dev",
+            "drivers/virtio/virtio_pci",
+            "drivers/block/virtio_blk",
+        ]
+        .into_iter()
+        .flat_map(|module| [format!("{module}.ko"), format!("{module}.ko.xz")])
+        .map(|module| self.modules.join("kernel").join(module))
+        .filter(|path| path.exists())
+    }
+
     /// From [`GUEST`].
     ///
     /// # Errors
@@ -83,9 +105,15 @@ impl GuestParts {
 pub struct Image {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: tempfile::NamedTempFile,
+    /// The file system that the initramfs goes on to; what a guest writes to it is dropped with that guest.
+    pub(super) disk: Option<PathBuf>,
 }
 
+/// The name of [`GuestParts::disk`].
+pub const DISK: &str = "systemd.ext4";
+
 const INIT: &str = include_str!("init.sh");
+const DISK_INIT: &str = include_str!("disk.sh");
 
 /// The libraries that Rust and C++ programs and NVIDIA's runtime need.
 const LIBRARIES: [&str; 10] = [
@@ -120,11 +148,7 @@ impl Image {
         script: &str,
         files: &[(PathBuf, String)],
     ) -> anyhow::Result<Self> {
-        let initramfs = tempfile::Builder::new()
-            .prefix("vgpu-guest-")
-            .suffix(".cpio")
-            .tempfile()?;
-        // Not compressed: the emulated processor would take longer to unpack it than QEMU takes to copy it.
+        let initramfs = empty()?;
         let mut archive = Archive::new(BufWriter::new(initramfs.reopen()?));
         for folder in [
             "proc",
@@ -172,8 +196,60 @@ impl Image {
         Ok(Self {
             kernel: parts.kernel.clone(),
             initramfs,
+            disk: None,
         })
     }
+
+    /// The same with systemd as init, on a disk that outlives a reboot: `files` and `/test.sh` are laid onto it at the first
+    /// boot, and systemd starts the script as a service with the console.
+    ///
+    /// # Errors
+    /// As [`Image::build`], and when there is no such disk.
+    pub fn build_systemd(
+        parts: &GuestParts,
+        script: &str,
+        files: &[(PathBuf, String)],
+    ) -> anyhow::Result<Self> {
+        let disk = parts.disk();
+        if !disk.exists() {
+            bail!(
+                "{} is missing; `cargo xtask guest` makes it",
+                disk.display()
+            );
+        }
+        let initramfs = empty()?;
+        let mut archive = Archive::new(BufWriter::new(initramfs.reopen()?));
+        for folder in ["proc", "sys", "dev", "mnt", "bin"] {
+            archive.folder(folder, 0o755)?;
+        }
+        archive.device("dev/console", 0o600, 5, 1)?;
+        archive.file("init", 0o755, DISK_INIT.as_bytes())?;
+        archive.file("files/test.sh", 0o755, script.as_bytes())?;
+        add(&mut archive, &parts.busybox, "bin/busybox")?;
+        for (place, module) in parts.disk_modules().enumerate() {
+            // Loaded in the order of their names.
+            let name = module.file_name().context("a file")?.to_string_lossy();
+            add(&mut archive, &module, &format!("modules/{place}-{name}"))?;
+        }
+        for (here, there) in files {
+            let there = format!("files/{}", there.trim_start_matches('/'));
+            add(&mut archive, here, &there)?;
+        }
+        archive.finish()?;
+        Ok(Self {
+            kernel: parts.kernel.clone(),
+            initramfs,
+            disk: Some(disk),
+        })
+    }
+}
+
+/// A file for an initramfs. Not compressed: the emulated processor would take longer to unpack it than QEMU takes to copy it.
+fn empty() -> std::io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix("vgpu-guest-")
+        .suffix(".cpio")
+        .tempfile()
 }
 
 impl Image {

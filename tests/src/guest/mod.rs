@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-pub use image::{GUEST, GuestParts, Image};
+pub use image::{DISK, GUEST, GuestParts, Image};
 pub use qmp::Qmp;
 
 use crate::command::kill_group;
@@ -51,6 +51,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// More properties of the vgpu device, `,timeout=2` say.
     pub device: String,
+    /// Whether QEMU's generic device stands for ours: [`Qemu::has_generic_device`].
+    pub generic: bool,
     /// More arguments of QEMU; the vgpu device comes behind them.
     pub arguments: Vec<OsString>,
     /// More of the kernel's command line.
@@ -71,6 +73,7 @@ impl Default for Options {
             huge_pages: 0,
             socket: None,
             device: String::new(),
+            generic: false,
             arguments: Vec::new(),
             append: String::new(),
             reboot: false,
@@ -83,6 +86,9 @@ impl Default for Options {
 /// What makes a kernel boot faster where the processor is emulated, and quietly.
 const APPEND: &str = "console=ttyS0 quiet loglevel=3 panic=-1 tsc=reliable no_timer_check nokaslr mitigations=off \
                       cryptomgr.notests random.trust_cpu=on";
+
+/// QEMU's generic device as ours would be. Its virtio id is one that QEMU has a name for and Linux no driver.
+const GENERIC: &str = "vhost-user-test-device-pci,virtio-id=6,num_vqs=2,vq_size=256,config_size=64";
 
 /// A running guest; killed when dropped.
 #[derive(Debug)]
@@ -285,25 +291,38 @@ fn configure(command: &mut Command, image: &Image, options: &Options) {
         .arg(image.initramfs.path())
         .arg("-append")
         .arg(format!(
-            "{APPEND} hugepages={} {}",
+            "{APPEND} systemd.show_status=0 hugepages={} {}",
             options.huge_pages, options.append
         ));
+    if let Some(disk) = &image.disk {
+        // Commas in a path are doubled there.
+        let file = disk.display().to_string().replace(',', ",,");
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=none,id=root,format=raw,snapshot=on,file={file}"
+            ))
+            .args(["-device", "virtio-blk-pci,drive=root"]);
+    }
     if !options.reboot {
         command.arg("-no-reboot");
     }
     command.args(&options.arguments);
     if let Some(socket) = &options.socket {
+        // The generic device wants its backend at once.
+        let (reconnect, device) = if options.generic {
+            ("", GENERIC)
+        } else {
+            (",reconnect-ms=100", "vhost-user-vgpu-pci")
+        };
         command
             .arg("-chardev")
             .arg(format!(
-                "socket,id=vgpu,path={},reconnect-ms=100",
+                "socket,id=vgpu,path={}{reconnect}",
                 socket.display()
             ))
             .arg("-device")
-            .arg(format!(
-                "vhost-user-vgpu-pci,chardev=vgpu{}",
-                options.device
-            ));
+            .arg(format!("{device},chardev=vgpu{}", options.device));
     }
 }
 

@@ -1,7 +1,7 @@
 //! A CUDA program in Rust for the tests that kill, starve or watch a client. It finds `libcuda.so.1` as any program
 //! does, through the loader, and needs neither NVIDIA's compiler nor its libraries: its kernel is PTX text.
 //!
-//! `e2e-client MODE` works until its standard input closes. It prints `ready` after its first verified round, and ends
+//! `e2e-client MODE` works until its standard input closes, for one round at least. It prints `ready` after its first verified round, and ends
 //! with one line: `done ROUNDS` (status 0), `error CODE CALL` for a CUDA error (status 3), or `mismatch ...` (status 4).
 //!
 //! | mode | does |
@@ -85,7 +85,7 @@ fn work(cuda: &cuda::Cuda, mode: &str) -> Result<u64, Stop> {
     let closed = watch_input();
     let mut worker = Worker::new(cuda)?;
     let mut rounds = 0;
-    while !closed.load(Ordering::Relaxed) {
+    while rounds == 0 || !closed.load(Ordering::Relaxed) {
         if mode == "idle" && rounds > 0 {
             std::thread::park_timeout(Duration::from_secs(3600));
             continue;
