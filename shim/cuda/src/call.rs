@@ -296,6 +296,33 @@ pub fn post_across(
     })
 }
 
+/// As [`post`], for a command whose room in the stream was made before ([`State::make_room`]): waits for no device.
+///
+/// # Errors
+/// As [`post`].
+pub fn post_in_room(
+    client: &Client,
+    number: u16,
+    stream: &State,
+    parts: &[&[u8]],
+) -> Result<(), CUresult> {
+    thread::with(|thread| {
+        permitted(client, thread)?;
+        let lane = &*thread.lane(client)?;
+        let across = foreign(thread, stream);
+        if client.posts_are_calls() {
+            let number = (number, across);
+            let (_, stamp) = ask(client, thread, lane, number, parts, &mut [], Wait::Spin)?;
+            stream.posted(stamp, false);
+            return Ok(());
+        }
+        let header = header(thread, lane, number, across, 0);
+        client
+            .send_noted(&header, parts, |stamp| stream.posted(stamp, false))
+            .map(|_| ())
+    })
+}
+
 /// Sends what no stream executes, about an object of context `of`, without waiting for it.
 ///
 /// # Errors

@@ -140,29 +140,8 @@ pub unsafe fn cuMemFreeAsync(
     if matches!(client.classify(dptr.0), Place::Shared | Place::Outside) {
         return Err(CUresult::INVALID_VALUE);
     }
-    let known = memory::find(dptr.0).filter(|range| range.base == dptr.0);
-    if let Some(range) = known
-        && let Some(pool) = range.pool
-        && range.ctx == state.ctx
-    {
-        client.sticky()?;
-        // Forgotten first: once it is held, another thread may enter it anew.
-        memory::leave(dptr.0);
-        if held::hold(client, &state, dptr, range.len, pool) {
-            state.memory_freed();
-            return Ok(());
-        }
-    }
-    // What is not an allocation the shim knows is for the driver to judge, before we return.
-    if known.is_some() {
-        call::post(
-            client,
-            number::cuMemFreeAsync,
-            &state,
-            &[args.as_bytes()],
-            Completion::Lazy,
-        )?;
-    } else {
+    let Some(range) = memory::find(dptr.0).filter(|range| range.base == dptr.0) else {
+        // What is not an allocation the shim knows is for the driver to judge, before we return.
         call::call_in_stream(
             client,
             number::cuMemFreeAsync,
@@ -170,9 +149,26 @@ pub unsafe fn cuMemFreeAsync(
             &[args.as_bytes()],
             &mut [],
         )?;
+        state.memory_freed();
+        return Ok(());
+    };
+    client.sticky()?;
+    // Forgotten first: once it is free, another thread may enter it anew.
+    memory::leave(dptr.0);
+    let held = match range.pool {
+        Some(pool) if range.ctx == state.ctx => held::hold(client, &state, dptr, range.len, pool)?,
+        _ => false,
+    };
+    if !held {
+        call::post(
+            client,
+            number::cuMemFreeAsync,
+            &state,
+            &[args.as_bytes()],
+            Completion::Lazy,
+        )?;
     }
     state.memory_freed();
-    memory::leave(dptr.0);
     Ok(())
 }
 

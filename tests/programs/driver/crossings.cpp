@@ -242,7 +242,8 @@ int main(int argc, char **argv) {
         Row allocated = row(memory, "cuMemAllocAsync"), freed = row(memory, "cuMemFreeAsync");
         REQUIRE(allocated.calls == rounds && allocated.crossed == 2 && allocated.waited == 2, "%ld allocations crossed %ld times and waited %ld times",
                 allocated.calls, allocated.crossed, allocated.waited);
-        REQUIRE(freed.crossed == 0, "%ld of %ld frees crossed", freed.crossed, freed.calls);
+        // Every 128th command has the word written.
+        REQUIRE(freed.crossed <= rounds / 32 && freed.waited == 0, "%ld of %ld frees crossed, %ld waited", freed.crossed, freed.calls, freed.waited);
     }
 
     // Waits: the one for the result, and what is learnt once: the first launch of a signature, a kernel's figures, commands of

@@ -1,6 +1,7 @@
 // Memory that is freed in stream order and allocated again: it is the program's alone, a free that nobody saw yet counts as soon
 // as somebody looks, and freed memory is no memory.
 // rules: 9
+#include <chrono>
 #include <thread>
 
 #include "../common/driver.h"
@@ -105,6 +106,38 @@ int main() {
     CU(cuStreamDestroy(other));
     CU(cuCtxSynchronize());
     REQUIRE(used() == 0, "what ended left %llu bytes in use", static_cast<unsigned long long>(used()));
+
+    // Threads at once: a stream that is destroyed takes no free with it that another thread was about to send, and no thread
+    // gets what another one holds.
+    std::vector<std::thread> threads;
+    for (unsigned number = 0; number < 4; ++number)
+        threads.emplace_back([&, number] {
+            CU(cuCtxSetCurrent(gpu.context));
+            unsigned *own = host + n * number;
+            for (unsigned round = 0; round < 40; ++round) {
+                CUstream mine;
+                CUdeviceptr memory[2];
+                CU(cuStreamCreate(&mine, CU_STREAM_NON_BLOCKING));
+                for (unsigned i = 0; i < 3; ++i) {
+                    CU(cuMemAllocFromPoolAsync(&memory[0], size, pool, mine));
+                    CU(cuMemAllocFromPoolAsync(&memory[1], size, pool, mine));
+                    CU(launch(fill, mine, n, memory[0], number * 1000 + round, n));
+                    CU(launch(fill, mine, n, memory[1], 7u, n));
+                    // What a destroyed stream still has to do would come into the next round's bytes.
+                    if (round % 2) CU(cuMemcpyDtoHAsync(own, memory[0], size, mine));
+                    CU(cuMemFreeAsync(memory[1], mine));
+                    CU(cuMemFreeAsync(memory[0], mine));
+                }
+                if (round % 2) {
+                    CU(cuStreamSynchronize(mine));
+                    REQUIRE(own[0] == number * 1000 + round && own[n - 1] == own[0], "thread %u round %u: %u", number, round, own[0]);
+                }
+                CU(cuStreamDestroy(mine));
+            }
+        });
+    for (std::thread &thread : threads) thread.join();
+    for (int look = 0; look < 3000 && used() != 0; ++look) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    REQUIRE(used() == 0, "four threads left %llu bytes in use", static_cast<unsigned long long>(used()));
 
     // Free memory of the device, once seen, has what was freed.
     size_t before, after, all;
