@@ -6,14 +6,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use support::{Client, PATIENCE, alone, backend, client_command};
 use vgpu_e2e::backend::{Backend, MARK};
-use vgpu_e2e::process::{descriptors, marked, resident_kib, shared_memory, threads};
+use vgpu_e2e::process::{descriptors, family, marked, resident_kib, shared_memory, threads};
 
 #[test]
 fn a_dozen_clients_of_all_kinds_make_progress_together() {
@@ -90,6 +90,9 @@ struct Holdings {
 impl Holdings {
     /// `scratch` is where the programs are told to leave their temporary files.
     fn of(backend: &Backend, scratch: &Path) -> Self {
+        // Workers have an environment of their own, so they are found as the daemon's children.
+        let mut processes: BTreeSet<u32> = family(backend.pid()).into_iter().collect();
+        processes.extend(marked(MARK, backend.mark()));
         let mut kinds = BTreeMap::new();
         for target in descriptors(backend.pid()) {
             let target = target.display().to_string();
@@ -108,7 +111,7 @@ impl Holdings {
         let mut files = names(backend.folder());
         files.extend(names(scratch));
         Self {
-            processes: marked(MARK, backend.mark()).len(),
+            processes: processes.len(),
             threads: threads(backend.pid()),
             descriptors: kinds,
             mapped_memory_files: shared_memory(backend.pid()).len(),

@@ -13,7 +13,8 @@
 # Without a PART all of them, in this order; what no time is left for is listed as not run. Other words are parts of names:
 # only programs and frameworks whose name contains one are run. Needs a GPU with its driver, bash, coreutils; no network, no
 # toolchain. Writes summary.txt, which is also the last that is printed, logs.tar.gz and, after bench, bench.md and bench.tsv
-# into $OUT (default: /tmp/vgpu-gpu). Exit status 0 when nothing failed through the shim that passed natively.
+# into $OUT (default: /tmp/vgpu-gpu). Exit status 0 when nothing failed through the shim that passed natively. DEVICE=software
+# tries the script itself where there is no GPU, with a driver.sh that names the folder of another libcuda.so.1.
 # shellcheck disable=SC1091,SC2154
 set -u
 here=$(cd "$(dirname "$0")" && pwd)

@@ -79,6 +79,7 @@ frameworks() {
         fi
         [ "$n $s" = "pass pass" ] || ns=-
         record frameworks "$name" "$n" "$s" "$(ratio "$ns" "$ss")" "${remark%; }"
+        publish "in frameworks"
     done <"$here/frameworks/jobs.tsv"
     mkdir -p "$logs/frameworks"
     cp -r "$work/frameworks/." "$logs/frameworks/" 2>/dev/null
