@@ -155,7 +155,8 @@ mod tests {
         worker.live.enter(Kind::Graph, graph.0, of(0));
         worker.live.enter(Kind::Node, 0x20, of(graph.0));
         assert_eq!(worker.quota.charge(30), Ok(()));
-        worker.graph_charges.keep(0x20, graph.0, 30, 1);
+        let range = 0x9000..0x9000 + 30;
+        assert_eq!(worker.graph_charges.keep(0x20, graph.0, range, 1), 0);
         CUresult::SUCCESS
     }
 
@@ -211,7 +212,8 @@ mod tests {
         worker.live.enter(Kind::Node, 0x20, of(0x10));
         worker.live.enter(Kind::Exec, 0x30, of(0));
         assert_eq!(worker.quota.charge(500), Ok(()));
-        worker.graph_charges.keep(0x20, 0x10, 500, 1);
+        let range = 0x1000..0x1000 + 500;
+        assert_eq!(worker.graph_charges.keep(0x20, 0x10, range, 1), 0);
         worker.graph_charges.instantiated(0x30, &[0x10]);
         // An end that fails changes nothing.
         ask(number::cuGraphDestroyNode, 0x20);

@@ -50,7 +50,6 @@ pub fn add_alloc(call: &mut Call<'_>) -> Outcome {
         call.worker.quota.give_back(bytes);
         return Err(error);
     }
-    let (graph, ctx) = (adding.graph.0, adding.ctx.0);
     if let Err(error) = call.worker.placed(params.dptr.0) {
         // The client must not see the address. Where the driver keeps the node, it stays charged.
         // SAFETY: added just now and known to nobody.
@@ -58,13 +57,32 @@ pub fn add_alloc(call: &mut Call<'_>) -> Outcome {
         if removed == CUresult::SUCCESS {
             call.worker.quota.give_back(bytes);
         } else {
-            call.worker.graph_charges.keep(node.0, graph, bytes, ctx);
+            belongs(call, node, adding.graph, params.dptr, bytes, adding.ctx.0);
         }
         return Err(error);
     }
-    call.worker.graph_charges.keep(node.0, graph, bytes, ctx);
+    belongs(call, node, adding.graph, params.dptr, bytes, adding.ctx.0);
     finish_adding(call, &adding, node, CUresult::SUCCESS)?;
     call.reply(&params.dptr.to_wire())
+}
+
+/// Leaves `bytes`, charged already, to a node of a graph, but for what other nodes of the graph are charged for.
+fn belongs(
+    call: &Call<'_>,
+    node: CUgraphNode,
+    graph: CUgraph,
+    dptr: CUdeviceptr,
+    bytes: u64,
+    ctx: u64,
+) {
+    // A range that ends behind the last address is nobody's: it is charged in full.
+    let range = dptr
+        .0
+        .checked_add(bytes)
+        .map_or(0..bytes, |end| dptr.0..end);
+    let worker = call.worker;
+    let shared = worker.graph_charges.keep(node.0, graph.0, range, ctx);
+    worker.quota.give_back(shared);
 }
 
 /// Has memory that a capture made a node of be charged to the graph: it lives as long as that does, whatever frees it in
@@ -104,8 +122,7 @@ pub(crate) fn captured(call: &Call<'_>, stream: CUstream, dptr: CUdeviceptr) {
         && kind == MEM_ALLOC
         && let Some(bytes) = call.worker.quota.hand_over(dptr.0)
     {
-        let ctx = call.request.header.scope;
-        call.worker.graph_charges.keep(node.0, graph.0, bytes, ctx);
+        belongs(call, node, graph, dptr, bytes, call.request.header.scope);
     }
 }
 

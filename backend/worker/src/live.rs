@@ -262,15 +262,15 @@ impl Live {
 
     /// Removes all handles of a kind for which `dead` says so, and gives them.
     pub fn remove_where(&self, kind: Kind, dead: impl Fn(&Entry) -> bool) -> Vec<u64> {
-        let gone = self.take_where(kind, |_, entry| dead(entry));
+        let gone = self.take_where(kind, dead);
         gone.into_iter().map(|(handle, _)| handle).collect()
     }
 
     /// As [`Live::remove_where`], and gives what was kept of them, too.
-    fn take_where(&self, kind: Kind, dead: impl Fn(u64, &Entry) -> bool) -> Vec<(u64, Entry)> {
+    fn take_where(&self, kind: Kind, dead: impl Fn(&Entry) -> bool) -> Vec<(u64, Entry)> {
         let set = self.set(kind);
         let gone: Vec<_> = lock(&set.entries)
-            .extract_if(|handle, entry| dead(*handle, entry))
+            .extract_if(|_, entry| dead(entry))
             .collect();
         if !gone.is_empty() {
             set.removals.fetch_add(1, Ordering::Release);
@@ -294,14 +294,14 @@ impl Live {
 
     /// Takes out a graph with its nodes and conditions, and the graphs inside of it with theirs.
     pub fn take_graph(&self, graph: u64) -> Vec<Taken> {
-        let mut taken = self.take(Kind::Graph, |handle, _| handle == graph);
+        let mut taken = self.take_one(Kind::Graph, graph);
         let mut open = vec![graph];
         while let Some(graph) = open.pop() {
-            let inner = self.take(Kind::Graph, |_, entry| entry.owner == graph);
+            let inner = self.take(Kind::Graph, |entry| entry.owner == graph);
             open.extend(inner.iter().map(|taken| taken.handle));
             taken.extend(inner);
             for kind in [Kind::Node, Kind::Condition] {
-                taken.extend(self.take(kind, |_, entry| entry.owner == graph));
+                taken.extend(self.take(kind, |entry| entry.owner == graph));
             }
         }
         taken
@@ -309,7 +309,7 @@ impl Live {
 
     /// Takes out a node, and the graphs that belong to it with all they hold.
     pub fn take_node(&self, node: u64) -> Vec<Taken> {
-        let mut taken = self.take(Kind::Node, |handle, _| handle == node);
+        let mut taken = self.take_one(Kind::Node, node);
         let owner = taken.first().map_or(0, |taken| taken.entry.owner);
         let inner = self.all(Kind::Graph, |entry| {
             entry.owner != 0 && entry.owner == owner && entry.data == node
@@ -320,7 +320,17 @@ impl Live {
         taken
     }
 
-    fn take(&self, kind: Kind, wanted: impl Fn(u64, &Entry) -> bool) -> Vec<Taken> {
+    fn take_one(&self, kind: Kind, handle: u64) -> Vec<Taken> {
+        let entry = self.remove(kind, handle).into_iter();
+        let named = |entry| Taken {
+            kind,
+            handle,
+            entry,
+        };
+        entry.map(named).collect()
+    }
+
+    fn take(&self, kind: Kind, wanted: impl Fn(&Entry) -> bool) -> Vec<Taken> {
         let taken = self.take_where(kind, wanted).into_iter();
         let named = |(handle, entry)| Taken {
             kind,
