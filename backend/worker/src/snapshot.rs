@@ -227,11 +227,11 @@ mod tests {
             CUdevice(0),
             &Quota::new(0, crate::figures::Counts::private()),
         );
-        for masked in [88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
+        for masked in [88, 89, 99, 100, 101, 113, 116, 124, 128, 132, 133] {
             assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
         }
-        // Warp size, streams beside copies, unified addressing, cooperative launches.
-        for kept in [10, 15, 41, 95] {
+        // Warp size, streams beside copies, unified addressing, cooperative launches, IPC events.
+        for kept in [10, 15, 41, 95, 125] {
             assert_eq!(snapshot.attributes[kept], 1, "attribute {kept}");
         }
     }
