@@ -145,7 +145,7 @@ fn errors_of_posts_are_left_behind_and_calls_answer_theirs() {
         client.refusal(call::cuInit, &[&0_u64.to_le_bytes()]),
         CUresult::NOT_SUPPORTED
     );
-    assert_eq!(client.refusal(400, &[]), CUresult::NOT_SUPPORTED);
+    assert_eq!(client.refusal(0x7fff, &[]), CUresult::NOT_SUPPORTED);
     assert_eq!(client.refusal(0x8100, &[]), CUresult::NOT_SUPPORTED);
 }
 

@@ -233,13 +233,13 @@ mod tests {
         };
         let quota = Quota::new(0, crate::figures::Counts::private());
         let snapshot = device(&driver, CUdevice(0), false, &quota);
-        for masked in [88, 89, 99, 100, 101, 113, 116, 124, 125, 128, 132, 133] {
+        for masked in [88, 89, 99, 100, 101, 113, 116, 124, 128, 132, 133] {
             assert_eq!(snapshot.attributes[masked], 0, "attribute {masked}");
         }
         let registers = device(&driver, CUdevice(0), true, &quota);
         assert_eq!(registers.attributes[HOST_REGISTER], 1);
-        // Warp size, streams beside copies, unified addressing, cooperative launches.
-        for kept in [10, 15, 41, 95] {
+        // Warp size, streams beside copies, unified addressing, cooperative launches, IPC events.
+        for kept in [10, 15, 41, 95, 125] {
             assert_eq!(snapshot.attributes[kept], 1, "attribute {kept}");
         }
     }
