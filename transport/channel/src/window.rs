@@ -492,6 +492,26 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
+    fn filled_space_is_taken_once_and_whole_again() {
+        let held = Reservation::for_loopback().unwrap();
+        held.give_filled(0x1000, 0x9000);
+        held.give_filled(0x20000, 0x30000);
+        assert!(
+            !held.take_filled(0x8000, 0xa000),
+            "part of it is not filled"
+        );
+        assert!(!held.take_filled(0x8000, 0x21000), "two pieces with a gap");
+        assert!(held.take_filled(0x3000, 0x4000));
+        assert!(!held.take_filled(0x3000, 0x4000) && !held.take_filled(0x2000, 0x5000));
+        assert!(held.take_filled(0x1000, 0x3000) && held.take_filled(0x4000, 0x9000));
+        held.give_filled(0x4000, 0x9000);
+        held.give_filled(0x1000, 0x3000);
+        held.give_filled(0x3000, 0x4000);
+        assert!(held.take_filled(0x1000, 0x9000), "one piece again");
+    }
+
+    #[test]
     fn gaps_are_what_lies_between_maps() {
         let maps = "1000-2000 r-xp 0 00:00 0 /bin/x\n\
                     2000-3000 rw-p 0 00:00 0 [heap]\n\

@@ -81,6 +81,25 @@ fn only_private_anonymous_memory_is_adopted() {
             "{what}: {refused:?}"
         );
     }
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(PAGE).expect("its size");
+    // SAFETY: a fresh map at a place of the kernel's choice.
+    let private_file = unsafe {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        rustix::mm::mmap(
+            core::ptr::null_mut(),
+            PAGE as usize,
+            prot,
+            MapFlags::PRIVATE,
+            &file,
+            0,
+        )
+    };
+    let refused = adopt(segments, private_file.expect("mapped") as u64, PAGE, block);
+    assert!(
+        matches!(refused, Err(AdoptError::Kind(_))),
+        "a file's copy: {refused:?}"
+    );
     let pages = own(4 * PAGE);
     for (at, len) in [
         (pages.at + 8, PAGE),
