@@ -2,9 +2,9 @@
 //!
 //! A node that allocates is charged for what of its memory no other node of its graph has: the driver
 //! gives one address to several nodes whose memory is not needed at the same time. Graph and
-//! executable graph share that charge (CUDA lets
-//! only one executable graph of such a graph exist, and gives both the same address), so it is given
-//! back when the last of them is gone, in whatever order they go.
+//! executable graph share that charge (CUDA lets only one executable graph of such a graph exist, and
+//! gives both the same address), so it is given back when the last of them is gone, in whatever order
+//! they go. What a capture allocates that is invalidated later stays charged until its context ends.
 
 use crate::live::{FastMap, lock};
 use std::ops::Range;

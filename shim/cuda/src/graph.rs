@@ -4,12 +4,14 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `nodes` | empty, copy, fill, host and child nodes |
+//! | `any_node` | nodes of any type by one function |
 //! | `kernels` | kernel nodes and their parameters |
 //! | `exec` | instantiation, launch, update |
 //! | `lists` | nodes, roots and edges of a graph |
 //! | `params` | parameters of nodes, read and changed |
 //! | `text`, `user_objects` | a graph as text; objects whose end it puts off |
 
+mod any_node;
 mod exec;
 mod kernels;
 mod lists;
@@ -18,6 +20,7 @@ mod params;
 mod text;
 mod user_objects;
 
+pub use any_node::*;
 pub use exec::*;
 pub use kernels::*;
 pub use lists::*;

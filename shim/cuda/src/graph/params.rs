@@ -1,13 +1,12 @@
 //! Parameters of nodes, read and changed: of copies, host nodes, nodes of any type; attributes of
 //! kernels.
 
+use super::any_node::{current, kind};
 use super::{
     cuGraphExecKernelNodeSetParams_v2, cuGraphKernelNodeSetParams_v2, host_function,
     reachable_at_replay,
 };
-use crate::graph_nodes::{
-    cuGraphEventRecordNodeSetEvent, cuGraphExecEventRecordNodeSetEvent, current, kind,
-};
+use crate::graph_nodes::{cuGraphEventRecordNodeSetEvent, cuGraphExecEventRecordNodeSetEvent};
 use crate::memory_operations::{
     cuGraphBatchMemOpNodeSetParams, cuGraphExecBatchMemOpNodeSetParams,
 };
