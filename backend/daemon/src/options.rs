@@ -90,9 +90,9 @@ pub enum Command {
     /// Say what devices NVIDIA's driver has here.
     #[command(hide = true)]
     Probe {
-        /// Ask the software device instead.
-        #[arg(long)]
-        software: bool,
+        /// Ask the software device instead, where it shows so many devices.
+        #[arg(long, value_name = "N")]
+        software: Option<u32>,
     },
     /// Say how much memory of devices is free, by the host's management library.
     #[command(hide = true)]

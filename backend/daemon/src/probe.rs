@@ -20,10 +20,16 @@ const ANSWER_BYTES: u64 = 32 << 10;
 
 /// The probe process: says on standard output, in the bytes of [`Facts::read`], what devices there are, or why none can be
 /// used.
-pub fn run(software: bool) -> ExitCode {
+pub fn run(software: Option<u32>) -> ExitCode {
     let driver = match software {
-        true => Ok(vgpu_software::driver()),
-        false => vgpu_worker::device::load_cuda(),
+        Some(devices) => {
+            vgpu_software::configure(vgpu_software::Options {
+                devices: i32::try_from(devices).unwrap_or(1),
+                ..vgpu_software::Options::default()
+            });
+            Ok(vgpu_software::driver())
+        }
+        None => vgpu_worker::device::load_cuda(),
     };
     let described = driver.and_then(|driver| {
         let devices = vgpu_worker::device::initialise(&driver)?;
@@ -36,7 +42,7 @@ pub fn run(software: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if !software {
+    if software.is_none() {
         host::complete(&mut system, &mut devices);
     }
     let mut bytes = system.as_bytes().to_vec();
@@ -47,17 +53,18 @@ pub fn run(software: bool) -> ExitCode {
     }
 }
 
-/// Decides on the device, as workers are told it, and what is known of it; the log says which and why.
+/// Decides on the device, as workers are told it, and what is known of it; the log says which and why. `devices` is how many
+/// the software device shows.
 ///
 /// # Errors
 /// When no device works, or not the one that was asked for.
-pub fn choose(device: Device, quota: u64) -> Result<(u32, Facts)> {
-    let software = || probe(true, quota).context("the software device cannot be used");
+pub fn choose(device: Device, devices: u32, quota: u64) -> Result<(u32, Facts)> {
+    let software = || probe(Some(devices), quota).context("the software device cannot be used");
     if device == Device::Software {
         tracing::info!("serving the software device");
         return Ok((DEVICE_SOFTWARE, software()?));
     }
-    match probe(false, quota) {
+    match probe(None, quota) {
         Ok(facts) => {
             tracing::info!("serving {} device(s) of NVIDIA's driver", facts.devices());
             Ok((DEVICE_CUDA, facts))
@@ -70,12 +77,12 @@ pub fn choose(device: Device, quota: u64) -> Result<(u32, Facts)> {
     }
 }
 
-fn probe(software: bool, quota: u64) -> Result<Facts> {
+fn probe(software: Option<u32>, quota: u64) -> Result<Facts> {
     let mut arguments = vec!["probe".to_owned()];
-    if software {
-        arguments.push("--software".to_owned());
+    if let Some(devices) = software {
+        arguments.extend(["--software".to_owned(), devices.to_string()]);
     }
-    Facts::read(&ask(&arguments, TIMEOUT)?, software, quota)
+    Facts::read(&ask(&arguments, TIMEOUT)?, software.is_some(), quota)
 }
 
 /// What this very program says, in a process of its own, when it is given `arguments`.

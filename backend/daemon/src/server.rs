@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> Result<()> {
     raise_descriptor_limit();
     let path = options.socket();
     let quota = options.memory.unwrap_or(0);
-    let (device, facts) = probe::choose(options.device, quota)?;
+    let (device, facts) = probe::choose(options.device, options.software_devices, quota)?;
     let listener = path.as_deref().map(listen).transpose()?;
     if let Some(path) = &path {
         tracing::info!("listening on {}", path.display());

@@ -38,6 +38,16 @@ fn questions_are_answered_without_a_worker() {
 }
 
 #[test]
+fn every_software_device_is_shown() {
+    let daemon = Daemon::start(&["--software-devices", "3"]);
+    let system: SystemFacts = facts(&daemon, QUERY_SYSTEM, 0);
+    assert_eq!(system.devices, 3);
+    let places = [0, 1, 2].map(|index| facts::<DeviceFacts>(&daemon, QUERY_DEVICE, index));
+    assert_eq!(places.map(|device| device.pci_device), [0, 1, 2]);
+    assert_eq!(places.map(|device| device.uuid[15]), [b'0', b'1', b'2']);
+}
+
+#[test]
 fn a_process_sees_its_own_memory_within_its_quota() {
     let daemon = Daemon::start(&["--memory", "64MiB"]);
     assert_eq!(device(&daemon).memory_total, 64 << 20);

@@ -103,9 +103,11 @@ int main() {
     CU(cuStreamCreate(&of_first, CU_STREAM_NON_BLOCKING));
     CU(cuStreamGetCtx(of_first, &owner));
     REQUIRE(owner == first, "the stream belongs to another context");
+#if CUDA_VERSION >= 12040
     auto green = reinterpret_cast<CUgreenCtx>(&owner);
     CU(cuStreamGetGreenCtx(of_first, &green));
     REQUIRE(green == nullptr, "the stream belongs to a green context");
+#endif
     CUmodule module;
     CUfunction fill;
     CU(cuModuleLoadData(&module, kernels_fatbin));

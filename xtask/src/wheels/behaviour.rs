@@ -11,7 +11,7 @@ use vgpu_e2e::verdict::{Verdict, judge};
 use super::packages::{self, EVERYDAY, Wheel};
 use crate::places;
 
-/// How long one script may take; the slowest needs three seconds.
+/// How long one script may take; the slowest needs a few seconds.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// The CUDA versions whose libraries are tried together.
