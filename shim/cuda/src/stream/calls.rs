@@ -47,7 +47,9 @@ pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Result<(), CUresult> {
     if stream.0 <= CUstream::PER_THREAD.0 {
         return Err(CUresult::INVALID_HANDLE);
     }
-    find(client, stream, NullStream::Legacy)?;
+    let state = find(client, stream, NullStream::Legacy)?;
+    // Before it is destroyed: a context that is synchronised by another thread meanwhile may still have to wait for it.
+    state.ends(client);
     let args = wire::cuStreamDestroy_v2::Args {
         stream: Word::of(stream),
     };

@@ -20,9 +20,9 @@ use crate::context;
 use crate::thread::{self, Lane, Thread};
 use core::mem::ManuallyDrop;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use vgpu_channel::staging::Chunk;
 use vgpu_channel::timeline::{later, reached};
@@ -88,6 +88,14 @@ static STREAMS: LazyLock<RwLock<Streams>> = LazyLock::new(RwLock::default);
 
 /// Moves whenever a stream goes away, so that threads drop what they remember.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Contexts in which streams were destroyed before they were seen idle: their work goes on, and only the driver can say
+/// when it is over.
+static LEFT_BUSY: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+fn left_busy() -> MutexGuard<'static, BTreeSet<u64>> {
+    LEFT_BUSY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One remembered look-up: stream, current context, generation, state.
 type Remembered = (CUstream, CUcontext, u64, Arc<State>);
@@ -213,12 +221,12 @@ pub fn end_own(
 ) -> Result<(), CUresult> {
     for (_, stream) in own {
         let key = (CUcontext::NULL, *stream);
-        if STREAMS
+        let gone = STREAMS
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key)
-            .is_some()
-        {
+            .remove(&key);
+        if let Some(state) = gone {
+            state.ends(client);
             GENERATION.fetch_add(1, Ordering::Release);
             let args = wire::cuStreamDestroy_v2::Args {
                 stream: Word::of(*stream),
@@ -331,11 +339,21 @@ impl State {
         if self.flags & CU_STREAM_NON_BLOCKING != 0 {
             return true;
         }
+        if left_busy().contains(&self.ctx.0) {
+            return false;
+        }
         let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
         streams
             .values()
             .filter(|other| other.ctx == self.ctx && other.flags & CU_STREAM_NON_BLOCKING == 0)
             .all(|other| other.is_idle(client))
+    }
+
+    /// Notes that the stream is being destroyed.
+    fn ends(&self, client: &Client) {
+        if !self.is_idle(client) {
+            left_busy().insert(self.ctx.0);
+        }
     }
 
     /// Stamp of the last command.
@@ -688,7 +706,9 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     call::deliver(client)?;
     let streams = of_context(ctx);
     let trim_is_due = streams.iter().any(|state| state.trim_is_due());
-    if !client.real_sync_only() && !client.capturing() && !trim_is_due {
+    // Taken before the driver is asked, so that a stream which is destroyed meanwhile counts for the next time.
+    let left = left_busy().remove(&ctx.0);
+    if !client.real_sync_only() && !client.capturing() && !trim_is_due && !left {
         let dirty: Vec<_> = streams
             .iter()
             .filter(|state| !state.is_idle(client))
@@ -719,6 +739,11 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
         );
         client.drain_output();
         result
+    })
+    .inspect_err(|_| {
+        if left {
+            left_busy().insert(ctx.0);
+        }
     })?;
     for (state, stamp) in stamps {
         state.synchronised(stamp);
@@ -737,6 +762,7 @@ pub fn context_died(ctx: CUcontext) {
         !dies
     });
     drop(streams);
+    left_busy().remove(&ctx.0);
     GENERATION.fetch_add(1, Ordering::Release);
 }
 
