@@ -287,7 +287,7 @@ fn the_daemons_units_serve_from_their_sandboxes() -> anyhow::Result<()> {
     let mut users = Vec::new();
     for name in ["one", "two"] {
         let unit = format!("vhost-user-vgpu@{name}.service");
-        machine.ask(&format!("systemctl start {unit}; active {unit}"))?;
+        machine.ask(&format!("systemctl enable --now {unit}; active {unit}"))?;
         is_understood(&mut machine, &unit)?;
         let folder = format!("/run/vgpu-machines/{name}");
         let said = machine.ask(&format!(

@@ -98,6 +98,10 @@ pub fn uninstall(options: &UninstallOptions) -> Result<()> {
         .collect();
     for service in &services {
         service::control(&["stop", service.running()]);
+        if *service == service::Service::Machine {
+            // Whoever started some with the host has links of his own.
+            service::control(&["disable", service.unit()]);
+        }
         // Compiled kernels, in a folder that the service manager made for it.
         if *service == service::Service::Daemon && std::fs::remove_dir_all(service::CACHE).is_ok() {
             println!("removed {}/", service::CACHE);
