@@ -267,3 +267,56 @@ fn a_driver_that_crashes_and_one_that_hangs() {
         diagnosis.assert_verdict(5, &["does not survive", how, "in cuInit", "VGPU_LOG=1"]);
     }
 }
+
+#[test]
+fn what_only_bears_a_librarys_name_is_named_and_waited_for_by_nobody() {
+    let backend = backend();
+    let folder = folder();
+    let file = folder.path().join("libcuda.so.1");
+    let ask = || {
+        question(&backend)
+            .variable("LD_LIBRARY_PATH", path_after(folder.path()))
+            .ask()
+    };
+    // The loader opens it as a file and waits for somebody to write to it, so programs find no GPU.
+    let made = Command::new("mkfifo").arg(&file).status();
+    assert!(made.expect("coreutils").success());
+    ask().assert_verdict(3, &["is a named pipe", "without end"]);
+    std::fs::remove_file(&file).expect("removed");
+    // All others the loader passes over, or gives up at.
+    std::fs::create_dir(&file).expect("made");
+    ask().assert_finding("warning", &["libcuda.so.1 is a folder"]);
+    std::fs::remove_dir(&file).expect("removed");
+    symlink("libcuda.so.1", &file).expect("linked");
+    ask().assert_finding("warning", &["a symbolic link that leads to itself"]);
+    std::fs::remove_file(&file).expect("removed");
+    let huge = std::fs::File::create(&file).expect("made");
+    huge.set_len(1 << 40).expect("sparse");
+    ask().assert_finding("warning", &["is no library, or cut short"]);
+}
+
+#[test]
+fn odd_environments_are_borne() {
+    use std::os::unix::ffi::OsStrExt;
+    let backend = backend();
+    let folder = folder();
+    // A thousand folders, one of them with a name that is no text, and no place for temporary files.
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd-\xff"));
+    std::fs::create_dir(&odd).expect("made");
+    let mut path = odd.into_os_string();
+    for at in 0..1000 {
+        path.push(format!(":{}/none-{at}", folder.path().display()));
+    }
+    path.push(":");
+    path.push(
+        vgpu_e2e::parts::Parts::locate()
+            .expect("built")
+            .library_folder,
+    );
+    question(&backend)
+        .variable("LD_LIBRARY_PATH", path)
+        .variable("TMPDIR", "/proc/none")
+        .variable("ODD", std::ffi::OsStr::from_bytes(b"\xfe\xff"))
+        .ask()
+        .assert_found();
+}

@@ -48,6 +48,15 @@ fn every_era_finds_the_device_with_all_that_it_asks_for() {
 }
 
 #[test]
+fn versions_whose_way_of_looking_is_not_known_are_told_so() {
+    let _turn = alone();
+    let backend = backend();
+    let diagnosis = Installation::new(RELEASES[1], "0.1.29").ask(&backend);
+    diagnosis.assert_finding("warning", &["is not acted out", "layers 5 and 6"]);
+    assert!(diagnosis.devices_of("Ollama").is_empty());
+}
+
+#[test]
 fn children_killed_by_sigkill_leave_no_session_behind() {
     let _turn = alone();
     let backend = backend();

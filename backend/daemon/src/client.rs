@@ -11,9 +11,10 @@
 
 use crate::exchange::{Domain, Exchange};
 use crate::facts::{Board, Facts};
-use crate::peers::Peer;
+use crate::peers::{Home, Peer};
 use crate::process::Worker;
 use crate::status::registry::{Entry, Origin, Registry};
+use std::cell::OnceCell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,8 +114,8 @@ pub struct Terms {
 pub struct Client {
     /// Who is at the other end.
     pub peer: Peer,
-    /// One too many: it is told so once it said hello.
-    pub surplus: bool,
+    /// Where it lives: looked up when somebody asks, once.
+    home: OnceCell<Option<Home>>,
     /// Its name, for the operator.
     program: String,
     /// Its row there.
@@ -135,11 +136,28 @@ impl Client {
         self.entry.as_ref().map(Entry::held)
     }
 
+    /// Whether it has a channel or is about to: what the limits count.
+    pub fn has_channel(&self) -> bool {
+        !matches!(self.stage, Stage::Greeting { .. } | Stage::Asking { .. })
+    }
+
+    fn home(&self) -> Option<Home> {
+        *self.home.get_or_init(|| self.peer.home())
+    }
+
+    /// The number that `other` has for this process: 0 if they do not live in the same namespace, or that cannot be seen.
+    pub fn number_for(&self, other: &Client) -> u32 {
+        match (self.home(), other.home()) {
+            (Some(own), Some(there)) => own.number_in(there),
+            _ => 0,
+        }
+    }
+
     /// A connection that has not said anything yet.
-    pub fn new(socket: Socket, peer: Peer, program: String, surplus: bool) -> Client {
+    pub fn new(socket: Socket, peer: Peer, program: String) -> Client {
         Client {
             peer,
-            surplus,
+            home: OnceCell::new(),
             program,
             entry: None,
             socket: Some(socket),
@@ -214,20 +232,21 @@ impl Client {
         }
     }
 
-    /// The connection is readable.
-    pub fn readable(&mut self, pinned: u64) -> Next {
+    /// The connection is readable; `full` says that a limit on channels is reached.
+    pub fn readable(&mut self, pinned: u64, full: bool) -> Next {
         match self.stage {
-            Stage::Greeting { .. } => self.greet(),
+            Stage::Greeting { .. } => self.greet(full),
             Stage::Serving => self.request(pinned),
             _ => Next::Wait,
         }
     }
 
-    fn greet(&mut self) -> Next {
+    fn greet(&mut self, full: bool) -> Next {
         let Some(socket) = self.socket.take() else {
             return self.end();
         };
-        match hear(&socket, HELLO) {
+        // It is readable, so there is no waiting, and the loop waits for nobody.
+        match hear(&socket, Duration::ZERO) {
             // It takes nothing, so it does not count.
             Ok(First::Query(query)) => {
                 self.socket = Some(socket);
@@ -236,13 +255,18 @@ impl Client {
                 };
                 Next::Ask(query)
             }
-            Ok(First::Hello(_)) if self.surplus => {
+            Ok(First::Hello(_)) if full => {
+                tracing::warn!("user {}: refused: too many clients", self.peer.user);
                 refuse(&socket, LinkStatus::Busy);
                 self.end()
             }
             Ok(First::Hello(hello)) => {
                 self.stage = Stage::Preparing;
                 Next::Prepare(Box::new(Accepted { socket, hello }))
+            }
+            Err(LinkError::TimedOut) => {
+                self.socket = Some(socket);
+                Next::Wait
             }
             Err(LinkError::Closed) => self.end(),
             Err(error) => {

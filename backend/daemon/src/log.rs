@@ -2,7 +2,9 @@
 //! is escaped, cut to a length and to a rate before it gets into the log.
 
 use crate::options::LogLevel;
+use crate::outlet::Outlet;
 use std::fmt;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::LevelFilter;
@@ -25,14 +27,20 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Starts the daemon's log on standard error.
-pub fn start(level: LogLevel) {
+/// Starts the daemon's log on standard error; it ends with [`Outlet::finish`].
+///
+/// # Errors
+/// Without a thread to write it.
+pub fn start(level: LogLevel) -> io::Result<Outlet> {
+    let outlet = Outlet::start(io::stderr())?;
+    let writer = outlet.clone();
     tracing_subscriber::fmt()
         .with_max_level(filter(level))
         .with_target(false)
         .with_ansi(false)
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer.clone())
         .init();
+    Ok(outlet)
 }
 
 /// Starts a worker's log on standard error, which the daemon reads; time and place are added there.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`options`] | the command line |
 //! | [`log`] | the log, and what workers write to theirs |
+//! | [`outlet`] | standard error that makes nobody wait |
 //! | [`probe`] | which device to serve, and what is known of it |
 //! | [`host`] | the host's own management library |
 //! | [`facts`] | answers to those who ask without a channel |
@@ -27,6 +28,7 @@ mod host;
 mod log;
 mod machine;
 mod options;
+mod outlet;
 mod peers;
 mod probe;
 mod process;
@@ -44,20 +46,35 @@ fn main() -> ExitCode {
             log::start_worker(options.log_level);
             return vgpu_worker::start::run();
         }
-        Some(Command::Probe { software }) => return probe::run(software),
-        Some(Command::Memory { devices }) => return host::run(&devices),
+        Some(Command::Probe { software }) => {
+            return probe::run(software, options.nvml_library.as_deref());
+        }
+        Some(Command::Memory { devices }) => {
+            return host::memory(&devices, options.nvml_library.as_deref());
+        }
+        Some(Command::Figures { devices }) => {
+            return host::figures::run(&devices, options.nvml_library.as_deref());
+        }
         None => {}
     }
     if options.print_capabilities {
         println!("{}", options::CAPABILITIES);
         return ExitCode::SUCCESS;
     }
-    log::start(options.log_level);
-    match server::run(&options) {
+    let log = match log::start(options.log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("no thread for the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match server::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log.finish();
+    code
 }

@@ -68,6 +68,15 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
 
+    /// What clients' monitors are told about the device beyond what is their own. `host` adds what it does for everybody:
+    /// utilisation, clocks, temperature, power, fans, PCI Express and ECC errors, from the host's own libnvidia-ml.so.1.
+    #[arg(long, value_enum, default_value_t = NvmlScope::Own)]
+    pub nvml: NvmlScope,
+
+    /// The host's libnvidia-ml.so.1, if it is not where the loader and distributions have it.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub nvml_library: Option<PathBuf>,
+
     /// How much to log to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
@@ -100,6 +109,21 @@ pub enum Command {
         /// Their UUIDs.
         devices: Vec<String>,
     },
+    /// Say what the host's management library says of devices now.
+    #[command(hide = true)]
+    Figures {
+        /// Their UUIDs.
+        devices: Vec<String>,
+    },
+}
+
+/// What monitors of clients see of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NvmlScope {
+    /// What the device is, its memory, and the clients' own processes.
+    Own,
+    /// Also what the host's management library says of it.
+    Host,
 }
 
 /// Devices.

@@ -22,23 +22,36 @@ impl Peer {
         }
     }
 
-    /// The namespace of its numbers, and its number there.
-    fn home(self) -> Option<((u64, u64), u32)> {
+    /// Looks up where it lives; `None` if that cannot be seen.
+    pub fn home(self) -> Option<Home> {
         let folder = format!("/proc/{}", self.process);
         let space = fs::metadata(format!("{folder}/ns/pid")).ok()?;
         let status = fs::read_to_string(format!("{folder}/status")).ok()?;
         let numbers = status
             .lines()
             .find_map(|line| line.strip_prefix("NSpid:"))?;
-        let number = numbers.split_whitespace().next_back()?.parse().ok()?;
-        Some(((space.dev(), space.ino()), number))
+        Some(Home {
+            space: (space.dev(), space.ino()),
+            number: numbers.split_whitespace().next_back()?.parse().ok()?,
+        })
     }
+}
 
-    /// The number that `other` has for this process: 0 if they do not live in the same namespace, or that cannot be seen.
-    pub fn number_for(self, other: Peer) -> u32 {
-        match (self.home(), other.home()) {
-            (Some((space, number)), Some((there, _))) if space == there => number,
-            _ => 0,
+/// Where a process lives; that does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Device and inode of the namespace of its numbers.
+    space: (u64, u64),
+    /// Its number there.
+    number: u32,
+}
+
+impl Home {
+    /// The number that somebody who lives at `other` has for it: 0 if that is another namespace.
+    pub fn number_in(self, other: Home) -> u32 {
+        match self.space == other.space {
+            true => self.number,
+            false => 0,
         }
     }
 }
@@ -53,12 +66,17 @@ mod tests {
             user: 0,
             process: std::process::id(),
         };
-        assert_eq!(me.number_for(me), me.process);
+        let home = me.home().unwrap();
+        assert_eq!(home.number_in(home), me.process);
+        let elsewhere = Home {
+            space: (0, 0),
+            ..home
+        };
+        assert_eq!(home.number_in(elsewhere), 0);
         let nobody = Peer {
             user: 0,
             process: 0,
         };
-        assert_eq!(nobody.number_for(me), 0);
-        assert_eq!(me.number_for(nobody), 0);
+        assert_eq!(nobody.home(), None);
     }
 }

@@ -1,11 +1,13 @@
 //! Which device to serve. NVIDIA's driver is only ever loaded in another process: a probe that lives
 //! for a moment, and workers.
 
-use crate::facts::Facts;
+use crate::facts::{Facts, NvmlTerms};
 use crate::options::Device;
 use crate::{host, process};
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Child, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE};
@@ -20,7 +22,7 @@ const ANSWER_BYTES: u64 = 32 << 10;
 
 /// The probe process: says on standard output, in the bytes of [`Facts::read`], what devices there are, or why none can be
 /// used.
-pub fn run(software: Option<u32>) -> ExitCode {
+pub fn run(software: Option<u32>, library: Option<&Path>) -> ExitCode {
     let driver = match software {
         Some(devices) => {
             vgpu_software::configure(vgpu_software::Options {
@@ -43,7 +45,7 @@ pub fn run(software: Option<u32>) -> ExitCode {
         }
     };
     if software.is_none() {
-        host::complete(&mut system, &mut devices);
+        host::complete(&mut system, &mut devices, library);
     }
     let mut bytes = system.as_bytes().to_vec();
     bytes.extend_from_slice(devices.as_bytes());
@@ -58,13 +60,14 @@ pub fn run(software: Option<u32>) -> ExitCode {
 ///
 /// # Errors
 /// When no device works, or not the one that was asked for.
-pub fn choose(device: Device, devices: u32, quota: u64) -> Result<(u32, Facts)> {
-    let software = || probe(Some(devices), quota).context("the software device cannot be used");
+pub fn choose(device: Device, devices: u32, quota: u64, nvml: &NvmlTerms) -> Result<(u32, Facts)> {
+    let software =
+        || probe(Some(devices), quota, nvml).context("the software device cannot be used");
     if device == Device::Software {
         tracing::info!("serving the software device");
         return Ok((DEVICE_SOFTWARE, software()?));
     }
-    match probe(None, quota) {
+    match probe(None, quota, nvml) {
         Ok(facts) => {
             tracing::info!("serving {} device(s) of NVIDIA's driver", facts.devices());
             Ok((DEVICE_CUDA, facts))
@@ -77,26 +80,27 @@ pub fn choose(device: Device, devices: u32, quota: u64) -> Result<(u32, Facts)> 
     }
 }
 
-fn probe(software: Option<u32>, quota: u64) -> Result<Facts> {
-    let mut arguments = vec!["probe".to_owned()];
+fn probe(software: Option<u32>, quota: u64, nvml: &NvmlTerms) -> Result<Facts> {
+    let mut arguments = vec![OsString::from("probe")];
     if let Some(devices) = software {
-        arguments.extend(["--software".to_owned(), devices.to_string()]);
+        arguments.extend(["--software".into(), devices.to_string().into()]);
     }
-    Facts::read(&ask(&arguments, TIMEOUT)?, software.is_some(), quota)
+    arguments.extend(nvml.arguments());
+    Facts::read(&ask(&arguments, TIMEOUT)?, software.is_some(), quota, nvml)
 }
 
 /// What this very program says, in a process of its own, when it is given `arguments`.
 ///
 /// # Errors
 /// When it fails, with what it said, or takes too long.
-pub fn ask(arguments: &[String], timeout: Duration) -> Result<Vec<u8>> {
+pub fn ask(arguments: &[OsString], timeout: Duration) -> Result<Vec<u8>> {
     let child = process::own_command()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .context("the driver could not be probed")?;
+        .context("no process to ask it")?;
     answer_of(child, timeout)
 }
 
@@ -120,7 +124,7 @@ fn answer_of(mut child: Child, timeout: Duration) -> Result<Vec<u8>> {
         // cannot be ended, and stays.
         let _ = child.kill();
         let _ = end_of(&mut child, END);
-        bail!("the driver did not answer within {timeout:?}");
+        bail!("it did not answer within {timeout:?}");
     };
     let mut bytes = Vec::new();
     if let Some(output) = child.stdout.take() {

@@ -2,9 +2,9 @@
 
 use crate::client::{Client, Next, Terms};
 use crate::exchange::Exchange;
-use crate::facts::{Board, Held};
+use crate::facts::{Board, Held, Look, NvmlTerms, Seen};
 use crate::machine::{self, Machine};
-use crate::options::Options;
+use crate::options::{NvmlScope, Options};
 use crate::peers::Peer;
 use crate::probe;
 use crate::status;
@@ -34,8 +34,9 @@ use vgpu_worker::setup::{DEVICE_CUDA, DEVICE_SOFTWARE, PATH_BYTES};
 const END: Duration = Duration::from_secs(5);
 /// Connections taken per turn, so that a storm of them does not hold up clients.
 const ACCEPTS: usize = 16;
-/// Connections beyond the limits that are heard out before they are refused.
-const MAX_SURPLUS: usize = 64;
+/// Connections, more than there may be clients, that have not said yet that they want a channel, or never do: those of
+/// questions, and those that a limit will refuse.
+const MAX_UNHEARD: usize = 64;
 /// How long not to accept when descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest sleep of the loop.
@@ -45,7 +46,7 @@ const TURN: Duration = Duration::from_secs(10);
 enum Made {
     Channel(u64, Option<Box<Parts>>),
     Segment(u64, Option<SegmentFd>),
-    Board(Board),
+    Seen(Seen),
 }
 
 /// Who a descriptor belongs to.
@@ -69,10 +70,10 @@ struct Server {
     made_event: Arc<Event>,
     clients: BTreeMap<u64, Client>,
     machine: Option<Machine>,
-    /// Clients whose answer waits for a look at the host's memory.
+    /// Clients whose answer waits for a look at the host.
     asking: Vec<(u64, Query)>,
-    /// Whether that look is under way.
-    looking: bool,
+    /// Looks that are under way.
+    looking: Vec<Look>,
     next: u64,
     terms: Terms,
     config: Config,
@@ -93,7 +94,11 @@ pub fn run(options: &Options) -> Result<()> {
     raise_descriptor_limit();
     let path = options.socket();
     let quota = options.memory.unwrap_or(0);
-    let (device, facts) = probe::choose(options.device, options.software_devices, quota)?;
+    let nvml = NvmlTerms {
+        figures: options.nvml == NvmlScope::Host,
+        library: options.nvml_library.clone(),
+    };
+    let (device, facts) = probe::choose(options.device, options.software_devices, quota, &nvml)?;
     let listener = path.as_deref().map(listen).transpose()?;
     if let Some(path) = &path {
         tracing::info!("listening on {}", path.display());
@@ -125,14 +130,13 @@ pub fn run(options: &Options) -> Result<()> {
         facts: Arc::new(facts),
         board: Board::default(),
     };
-    let daemon = status::document::Daemon {
+    let daemon = vgpu_status::Daemon {
         pid: std::process::id(),
-        device: if device == DEVICE_CUDA {
-            "cuda"
-        } else {
-            "software"
+        device: match device {
+            DEVICE_CUDA => "cuda".to_owned(),
+            _ => "software".to_owned(),
         },
-        max_clients: options.max_clients,
+        max_clients: options.max_clients as u64,
     };
     let _status =
         status::server::start(daemon, terms.registry.clone(), options.metrics.as_deref())?;
@@ -145,7 +149,7 @@ pub fn run(options: &Options) -> Result<()> {
         clients: BTreeMap::new(),
         machine,
         asking: Vec::new(),
-        looking: false,
+        looking: Vec::new(),
         next: 0,
         terms,
         config,
@@ -299,16 +303,21 @@ impl Server {
             Token::Signals => self.end(),
             Token::Listener => self.accept(),
             Token::Made => self.take_made(),
-            Token::Client(id) => self.advance(id, |client| {
-                // A hello may be followed by the end at once; a request after the end is nothing.
-                if flags.contains(PollFlags::IN) && client.listens() && !flags.intersects(GONE) {
-                    client.readable(pinned)
-                } else if flags.intersects(GONE) {
-                    client.end()
-                } else {
-                    Next::Wait
-                }
-            }),
+            Token::Client(id) => {
+                let user = self.clients.get(&id).map(|client| client.peer.user);
+                let full = user.is_some_and(|user| self.too_many(user));
+                self.advance(id, |client| {
+                    // A hello may be followed by the end at once; a request after the end is nothing.
+                    if flags.contains(PollFlags::IN) && client.listens() && !flags.intersects(GONE)
+                    {
+                        client.readable(pinned, full)
+                    } else if flags.intersects(GONE) {
+                        client.end()
+                    } else {
+                        Next::Wait
+                    }
+                });
+            }
             Token::Worker(id) => self.advance(id, Client::worker_speaks),
             Token::Death(id) => self.advance(id, Client::worker_died),
             Token::Machine(token) => {
@@ -368,27 +377,29 @@ impl Server {
         }
     }
 
-    /// Answers a question, after a look at the host's memory if need be.
+    /// Answers a question, after a look at the host if need be.
     fn asked(&mut self, id: u64, query: Query) {
-        if self.terms.facts.needs_look(&query, &self.terms.board) {
+        if let Some(look) = self.terms.facts.needs_look(&query, &self.terms.board) {
             self.asking.push((id, query));
-            return self.look();
+            return self.look(look);
         }
-        let Some(peer) = self.clients.get(&id).map(|client| client.peer) else {
+        let Some(asking) = self.clients.get(&id) else {
             return;
         };
+        let peer = asking.peer;
         let held: Vec<Held> = self
             .clients
             .values()
             .filter(|client| client.peer.user == peer.user)
             .filter_map(|client| {
+                let bytes = client.held()?;
                 Some(Held {
                     process: match query.kind {
-                        QUERY_PROCESSES => client.peer.number_for(peer),
+                        QUERY_PROCESSES => client.number_for(asking),
                         _ => 0,
                     },
                     own: client.peer == peer && peer.process != 0,
-                    bytes: client.held()?,
+                    bytes,
                 })
             })
             .collect();
@@ -396,14 +407,14 @@ impl Server {
         self.advance(id, |client| client.answer_query(&answer));
     }
 
-    /// Has the host's memory looked at, unless that is under way.
-    fn look(&mut self) {
-        if self.looking {
+    /// Has the host looked at, unless that is under way.
+    fn look(&mut self, look: Look) {
+        if self.looking.contains(&look) {
             return;
         }
-        self.looking = true;
+        self.looking.push(look);
         let facts = Arc::clone(&self.terms.facts);
-        self.on_thread(None, move || Made::Board(facts.look()));
+        self.on_thread(None, move || Made::Seen(facts.look(look)));
     }
 
     /// Does beside the loop what takes a while, for a client or for several.
@@ -422,7 +433,7 @@ impl Server {
                 Some(id) => drop(self.clients.remove(&id)),
                 None => {
                     // Those who wait are disconnected when their time is over.
-                    self.looking = false;
+                    self.looking.clear();
                     self.asking.clear();
                 }
             }
@@ -442,9 +453,9 @@ impl Server {
                 Made::Segment(id, segment) => {
                     self.advance(id, |client| client.grown(segment));
                 }
-                Made::Board(board) => {
-                    self.looking = false;
-                    self.terms.board = board;
+                Made::Seen(seen) => {
+                    self.looking.retain(|look| *look != seen.look());
+                    self.terms.board.take(seen);
                     for (id, query) in std::mem::take(&mut self.asking) {
                         self.asked(id, query);
                     }
@@ -480,26 +491,31 @@ impl Server {
         }
         let program = program_name(peer.pid.as_raw_nonzero().get());
         let peer = Peer::new(&peer);
-        let user = peer.user;
-        let count = |test: fn(&Client, u32) -> bool| {
+        let unheard = |user: Option<u32>| {
             self.clients
                 .values()
-                .filter(|client| test(client, user))
+                .filter(|client| {
+                    !client.has_channel() && user.is_none_or(|user| client.peer.user == user)
+                })
                 .count()
         };
-        let all = count(|client, _| !client.surplus);
-        let of_user = count(|client, user| !client.surplus && client.peer.user == user);
-        let surplus = all >= self.max_clients || of_user >= self.max_per_user;
-        if surplus {
-            tracing::warn!("user {user}: refused: too many clients");
-            if count(|client, _| client.surplus) >= MAX_SURPLUS {
-                refuse(&socket, LinkStatus::Busy);
-                return;
-            }
+        if unheard(None) >= self.max_clients.saturating_add(MAX_UNHEARD)
+            || unheard(Some(peer.user)) >= self.max_per_user.saturating_add(MAX_UNHEARD)
+        {
+            tracing::warn!("user {}: refused: too many connections", peer.user);
+            refuse(&socket, LinkStatus::Busy);
+            return;
         }
         self.next += 1;
         self.clients
-            .insert(self.next, Client::new(socket, peer, program, surplus));
+            .insert(self.next, Client::new(socket, peer, program));
+    }
+
+    /// Whether one more channel for a user would be one too many.
+    fn too_many(&self, user: u32) -> bool {
+        let channels = self.clients.values().filter(|client| client.has_channel());
+        let of_user = channels.clone().filter(|client| client.peer.user == user);
+        channels.count() >= self.max_clients || of_user.count() >= self.max_per_user
     }
 
     fn expire(&mut self) {
@@ -521,8 +537,8 @@ impl Server {
             if !machine.is_idle() {
                 self.idle_since = now;
             }
-            if machine.asks() {
-                self.look();
+            for look in machine.looks(&self.terms) {
+                self.look(look);
             }
         }
         if let Some(limit) = self.idle_exit

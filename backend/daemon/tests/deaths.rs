@@ -320,3 +320,50 @@ fn an_idle_daemon_ends_when_asked_to() {
     assert!(daemon.wait().success());
     assert!(!daemon.socket().exists());
 }
+
+#[test]
+fn a_log_that_nobody_reads_keeps_no_client_waiting() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    // The smallest there is, and full: every further line would be waited for.
+    rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
+    rustix::io::ioctl_fionbio(&write, true).unwrap();
+    while rustix::io::write(&write, &[b'x'; 512]).is_ok() {}
+    rustix::io::ioctl_fionbio(&write, false).unwrap();
+    let daemon = Daemon::with_log(&["--log-level", "debug"], write);
+    for _ in 0..3 {
+        let client = daemon.connect();
+        client.retain();
+    }
+    let mut daemon = daemon;
+    daemon.signal(Signal::TERM);
+    // It does not wait for its log for ever either.
+    assert!(daemon.wait().success());
+    drop(read);
+}
+
+#[test]
+fn greeters_that_vanish_at_any_moment_keep_no_other_one_waiting() {
+    let daemon = Daemon::start(&["--log-level", "error"]);
+    for round in 0..30 {
+        let vanishing: Vec<_> = (0..4)
+            .map(|stage| {
+                let path = daemon.socket();
+                std::thread::spawn(move || {
+                    let socket = Socket::connect(&path, Duration::from_secs(5)).unwrap();
+                    if stage > 0 {
+                        socket.send(Hello::new(0, 0).as_bytes(), &[]).unwrap();
+                    }
+                    // While its memory is made, its worker starts, it is welcomed.
+                    std::thread::sleep(Duration::from_millis(stage * (round + 1)));
+                })
+            })
+            .collect();
+        let client = daemon.connect();
+        assert_eq!(client.call(internal::PING, &[]).0.0, 0, "round {round}");
+        drop(client);
+        for greeter in vanishing {
+            greeter.join().unwrap();
+        }
+    }
+    until(|| daemon.workers().is_empty());
+}

@@ -5,7 +5,7 @@ mod common;
 use common::{Client, Daemon, until};
 use std::time::Duration;
 use vgpu_channel::link::query::ask;
-use vgpu_channel::link::{Answer, LinkError, LinkStatus, Query, Socket};
+use vgpu_channel::link::{Answer, Hello, LinkError, LinkStatus, Query, Socket, Welcome};
 use vgpu_protocol::facts::{
     DeviceFacts, ProcessFacts, QUERY_DEVICE, QUERY_PROCESSES, QUERY_SYSTEM, SystemFacts, text,
 };
@@ -66,15 +66,30 @@ fn a_process_sees_its_own_memory_within_its_quota() {
 #[test]
 fn those_beyond_the_limits_are_answered_too() {
     let daemon = Daemon::start(&["--max-clients", "1"]);
-    let mut client = None;
-    // What looked whether the daemon listens counts until it is seen to be gone.
-    until(|| {
-        client = daemon.try_connect().ok();
-        client.is_some()
-    });
+    let _client = daemon.connect();
     for _ in 0..50 {
         device(&daemon);
     }
+}
+
+#[test]
+fn connections_that_want_no_channel_are_no_clients() {
+    let daemon = Daemon::start(&["--max-clients", "1", "--max-clients-per-user", "1"]);
+    // They have said nothing yet, as one that asks has not at first.
+    let silent: Vec<Socket> = (0..8)
+        .map(|_| Socket::connect(&daemon.socket(), WAIT).unwrap())
+        .collect();
+    let client = daemon.try_connect();
+    assert!(client.is_ok(), "{:?}", client.err());
+    drop(silent);
+    // The limit itself holds, and ends with the client.
+    let second = Socket::connect(&daemon.socket(), WAIT).unwrap();
+    second.send(Hello::new(0, 0).as_bytes(), &[]).unwrap();
+    let bytes = second.receive_plain::<{ size_of::<Welcome>() }>(WAIT);
+    let welcome = Welcome::read_from_bytes(&bytes.unwrap()).unwrap();
+    assert_eq!(LinkStatus::from_word(welcome.status), LinkStatus::Busy);
+    drop(client);
+    until(|| daemon.try_connect().is_ok());
 }
 
 #[test]

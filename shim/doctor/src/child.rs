@@ -6,6 +6,7 @@
 
 use crate::probe::{self, Line, Request};
 pub use crate::setting::{Environment, Identity, Setting};
+use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use serde::de::DeserializeOwned;
@@ -15,6 +16,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+/// Most bytes that a child can write to either of its outputs.
+const OUTPUT_BYTES: u64 = 4 << 20;
+/// Most bytes of them that are looked at.
+const READ_BYTES: u64 = 256 << 10;
+/// Most bytes of a line of an answer.
+const ANSWER_BYTES: usize = 16 << 20;
 
 /// How a child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +156,8 @@ pub fn run<T: DeserializeOwned>(setting: &Setting, request: &Request) -> Outcome
 /// # Errors
 /// When the system refuses.
 pub fn start(setting: &Setting, request: &Request) -> anyhow::Result<Running> {
-    let own = File::open("/proc/self/exe")?;
+    let own = File::open("/proc/self/exe")
+        .context("/proc/self/exe cannot be opened; is /proc mounted here?")?;
     let mut command = Command::new(format!("/proc/self/fd/{}", own.as_raw_fd()));
     command
         .arg0("vgpu")
@@ -227,9 +236,15 @@ fn spawn(
     })
 }
 
-/// A file in memory that takes a child's output: no reader is needed while it runs.
+/// A file in memory that takes a child's output: no reader is needed while it runs. It cannot grow beyond
+/// [`OUTPUT_BYTES`]: a child that writes more is refused by the kernel.
 fn output() -> rustix::io::Result<File> {
-    let fd = rustix::fs::memfd_create("vgpu-doctor", rustix::fs::MemfdFlags::CLOEXEC)?;
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("vgpu-doctor", flags)?;
+    rustix::fs::ftruncate(&fd, OUTPUT_BYTES)?;
+    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&fd, seals)?;
     Ok(File::from(fd))
 }
 
@@ -334,6 +349,10 @@ impl Received {
     /// Takes the whole lines out of what has come.
     fn take(&mut self, new: &[u8], start: Instant) {
         self.bytes.extend_from_slice(new);
+        if self.bytes.len() > ANSWER_BYTES {
+            // No probe says so much.
+            self.bytes.clear();
+        }
         while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.bytes.drain(..=end).collect();
             match serde_json::from_slice::<Line>(&line) {
@@ -349,14 +368,60 @@ impl Received {
     }
 }
 
-/// What the child wrote, at most 256 KiB of it.
+/// What the child wrote, at most [`READ_BYTES`] of it: the rest of the file is zeros.
 fn contents(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let read = file
         .seek(SeekFrom::Start(0))
-        .and_then(|_| file.take(256 << 10).read_to_end(&mut bytes));
+        .and_then(|_| file.take(READ_BYTES).read_to_end(&mut bytes));
     match read {
-        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Ok(_) => {
+            let end = bytes.iter().rposition(|&byte| byte != 0);
+            bytes.truncate(end.map_or(0, |last| last + 1));
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
         Err(error) => format!("(its output cannot be read: {error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Outcome<()> {
+        let setting = Setting {
+            identity: Identity::own(),
+            environment: std::env::vars_os().collect(),
+            deadline: Instant::now() + Duration::from_secs(30),
+        };
+        program(&setting, Command::new("sh").args(["-c", script]))
+    }
+
+    #[test]
+    fn output_is_taken_and_ends_where_the_child_stopped() {
+        let outcome = shell("echo out; echo err >&2; printf last");
+        assert_eq!(outcome.ending, Ending::Exit(0));
+        assert_eq!(
+            (outcome.stdout.as_str(), outcome.stderr.as_str()),
+            ("out\nlast", "err\n")
+        );
+        assert_eq!(shell("true").stdout, "");
+    }
+
+    #[test]
+    fn a_child_that_writes_without_end_fills_no_memory() {
+        let outcome = shell("head -c 20000000 /dev/zero | tr '\\0' x; echo $? >&2");
+        assert_eq!(outcome.stdout.len(), READ_BYTES as usize);
+        assert!(outcome.stdout.starts_with("xxx"));
+        assert!(
+            !outcome.stderr.trim().ends_with("\n0"),
+            "{}",
+            outcome.stderr
+        );
+        assert!(
+            outcome.stderr.lines().count() > 1,
+            "tr was not refused: {}",
+            outcome.stderr
+        );
     }
 }

@@ -2,8 +2,10 @@
 
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Sym};
-use object::{Endianness, FileKind};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Why a file is not one that the loader takes.
@@ -54,16 +56,26 @@ pub struct Elf {
 }
 
 impl Elf {
-    /// Reads a file.
+    /// Reads a file: of a large one only what its headers lead to, of anything that is no file nothing.
     ///
     /// # Errors
     /// What is wrong with it, as the loader would see it.
     pub fn read(path: &Path) -> Result<Self, Unreadable> {
-        let data = std::fs::read(path).map_err(|error| Unreadable::Missing(error.to_string()))?;
-        match FileKind::parse(&*data) {
+        let missing = |error: std::io::Error| Unreadable::Missing(error.to_string());
+        // A pipe that nobody writes to would be waited for without end.
+        let file = File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map_err(missing)?;
+        if !file.metadata().map_err(missing)?.is_file() {
+            return Err(Unreadable::Missing("it is no file".to_owned()));
+        }
+        let data = ReadCache::new(file);
+        match FileKind::parse(&data) {
             Ok(FileKind::Elf64) => parse::<elf::FileHeader64<Endianness>>(&data),
             Ok(FileKind::Elf32) => parse::<elf::FileHeader32<Endianness>>(&data),
-            Err(_) if data.starts_with(b"\x7fELF") => Err(Unreadable::Truncated),
+            Err(_) if (&data).read_bytes_at(0, 4) == Ok(b"\x7fELF") => Err(Unreadable::Truncated),
             _ => Err(Unreadable::NotElf),
         }
     }
@@ -110,7 +122,9 @@ pub fn is_driver_name(name: &str) -> bool {
             .is_some_and(|letter| letter.is_ascii_uppercase())
 }
 
-fn parse<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Result<Elf, Unreadable> {
+type Data = ReadCache<File>;
+
+fn parse<H: FileHeader<Endian = Endianness>>(data: &Data) -> Result<Elf, Unreadable> {
     read_all::<H>(data).ok_or(Unreadable::Truncated)
 }
 
@@ -118,7 +132,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn read_all<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Elf> {
+fn read_all<H: FileHeader<Endian = Endianness>>(data: &Data) -> Option<Elf> {
+    let length = data.len().ok()?;
     let header = H::parse(data).ok()?;
     let endian = header.endian().ok()?;
     let mut found = Elf {
@@ -127,8 +142,9 @@ fn read_all<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Elf> {
         ..Elf::default()
     };
     for segment in header.program_headers(endian, data).ok()? {
-        let end: u64 = segment.p_offset(endian).into() + segment.p_filesz(endian).into();
-        if segment.p_type(endian) == elf::PT_LOAD && end > data.len() as u64 {
+        let offset: u64 = segment.p_offset(endian).into();
+        let end = offset.checked_add(segment.p_filesz(endian).into())?;
+        if segment.p_type(endian) == elf::PT_LOAD && end > length {
             return None;
         }
         if let Ok(Some(path)) = segment.interpreter(endian, data) {
@@ -243,6 +259,36 @@ mod tests {
         }
         std::fs::write(&file, "#!/bin/sh\n").expect("written");
         assert_eq!(Elf::read(&file).err(), Some(Unreadable::NotElf));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for_and_a_huge_one_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        let made = std::process::Command::new("mkfifo")
+            .arg(place("pipe"))
+            .status()
+            .expect("coreutils");
+        assert!(made.success());
+        std::os::unix::fs::symlink("loop", place("loop")).expect("linked");
+        for path in [
+            place("pipe"),
+            place("loop"),
+            folder.path().into(),
+            place("none"),
+        ] {
+            let found = Elf::read(&path);
+            assert!(
+                matches!(found, Err(Unreadable::Missing(_))),
+                "{path:?}: {found:?}"
+            );
+        }
+        let huge = File::create(place("huge")).expect("made");
+        // More than any machine's memory, and nothing on the disk.
+        huge.set_len(1 << 42).expect("sparse");
+        assert_eq!(Elf::read(&place("huge")).err(), Some(Unreadable::NotElf));
+        std::io::Write::write_all(&mut &huge, b"\x7fELF").expect("written");
+        assert_eq!(Elf::read(&place("huge")).err(), Some(Unreadable::Truncated));
     }
 
     #[test]

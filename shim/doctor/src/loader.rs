@@ -3,13 +3,15 @@
 use crate::child::Setting;
 use crate::elf::{Elf, Unreadable};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A string that only our library holds: the name of its variable.
-const OUR_MARK: &[u8] = b"VGPU_SOCKET";
+/// What only our libraries export.
+const OUR_MARK: &str = "vgpu_shim_marker";
 
-/// Folders that loaders search without being told, and those where Ollama up to 0.12.3 looks by name.
+/// Folders that loaders search without being told, and those where Ollama from 0.1.34 to 0.12.3 looks by name.
 const USUAL: [&str; 9] = [
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
@@ -35,6 +37,10 @@ pub enum Kind {
     Foreign(String),
     /// A link to nothing.
     Dangling(PathBuf),
+    /// No file at all: what instead.
+    NoFile(&'static str),
+    /// A file that may not be read, with the system's error.
+    Unreadable(String),
     /// No library at all, or cut short.
     Broken,
     /// Somebody else's.
@@ -44,16 +50,27 @@ pub enum Kind {
 /// Looks at a file.
 #[must_use]
 pub fn kind(path: &Path) -> Kind {
-    if !path.exists()
-        && let Ok(target) = std::fs::read_link(path)
-    {
-        return Kind::Dangling(target);
+    match path.metadata() {
+        Ok(file) => match file.file_type() {
+            kind if kind.is_file() => {}
+            kind if kind.is_dir() => return Kind::NoFile("a folder"),
+            kind if kind.is_fifo() => {
+                return Kind::NoFile("a named pipe: programs that load it wait without end");
+            }
+            _ => return Kind::NoFile("no ordinary file"),
+        },
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Kind::NoFile("a symbolic link that leads to itself");
+        }
+        Err(error) => match std::fs::read_link(path) {
+            Ok(target) if error.kind() == ErrorKind::NotFound => return Kind::Dangling(target),
+            _ => return Kind::Unreadable(error.to_string()),
+        },
     }
     let elf = match Elf::read(path) {
         Ok(elf) => elf,
-        Err(Unreadable::Missing(_) | Unreadable::NotElf | Unreadable::Truncated) => {
-            return Kind::Broken;
-        }
+        Err(Unreadable::Missing(error)) => return Kind::Unreadable(error),
+        Err(Unreadable::NotElf | Unreadable::Truncated) => return Kind::Broken,
     };
     if !elf.is_ours() {
         return Kind::Foreign(elf.architecture());
@@ -65,8 +82,7 @@ pub fn kind(path: &Path) -> Kind {
     {
         return Kind::Stub;
     }
-    let data = std::fs::read(path).unwrap_or_default();
-    if data.windows(OUR_MARK.len()).any(|part| part == OUR_MARK) {
+    if elf.exports.contains_key(OUR_MARK) {
         return Kind::Shim;
     }
     let name = real
@@ -195,5 +211,14 @@ mod tests {
         std::fs::remove_file(&file).expect("removed");
         std::fs::write(&file, "text").expect("written");
         assert_eq!(kind(&file), Kind::Broken);
+        std::fs::remove_file(&file).expect("removed");
+        std::os::unix::fs::symlink("libcuda.so.1", &file).expect("linked");
+        let looped = Kind::NoFile("a symbolic link that leads to itself");
+        assert_eq!(kind(&file), looped);
+        assert_eq!(kind(folder.path()), Kind::NoFile("a folder"));
+        assert_eq!(
+            kind(Path::new("/dev/null")),
+            Kind::NoFile("no ordinary file")
+        );
     }
 }

@@ -74,15 +74,23 @@ impl Target {
     /// When there is none, or it is not ours to look into.
     pub fn process(pid: u32) -> anyhow::Result<Self> {
         let proc = PathBuf::from(format!("/proc/{pid}"));
+        if !Path::new("/proc/self").exists() {
+            bail!("/proc is not mounted here, and processes can be looked into nowhere else");
+        }
         if !proc.exists() {
             bail!("there is no process {pid}");
         }
         let hint = || {
             format!("process {pid} may not be looked into; run the doctor as root or as its user")
         };
+        let status = std::fs::read_to_string(proc.join("status")).with_context(hint)?;
+        if has_ended(&status) {
+            bail!(
+                "process {pid} has ended already, and only waits for its parent: ask about one that runs, or about its program"
+            );
+        }
         let environment = std::fs::read(proc.join("environ")).with_context(hint)?;
         let program = std::fs::read_link(proc.join("exe")).with_context(hint)?;
-        let status = std::fs::read_to_string(proc.join("status")).with_context(hint)?;
         let auxv = std::fs::read(proc.join("auxv")).unwrap_or_default();
         let own_root = std::fs::metadata("/")
             .ok()
@@ -237,6 +245,14 @@ fn privilege_of(path: &Path, identity: &Identity) -> Option<String> {
     None
 }
 
+/// Whether a process is dead by `/proc/PID/status`, though its number is still taken.
+fn has_ended(status: &str) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("State:"))
+        .is_some_and(|state| state.trim_start().starts_with(['Z', 'X']))
+}
+
 /// User and groups by `/proc/PID/status`.
 fn identity_in(status: &str) -> Option<Identity> {
     let numbers = |key: &str| -> Option<Vec<u32>> {
@@ -294,6 +310,25 @@ mod tests {
         assert!(target.program.is_some() && !target.other_root);
         assert!(target.privilege.is_none());
         assert!(Target::process(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_said_to_have() {
+        let mut child = Command::new("true").spawn().expect("it starts");
+        let pid = child.id();
+        let begun = std::time::Instant::now();
+        let error = loop {
+            match Target::process(pid) {
+                Err(error) => break error.to_string(),
+                Ok(_) => assert!(begun.elapsed().as_secs() < 20, "it does not end"),
+            }
+        };
+        // Between its memory's end and its own it may not be looked into either.
+        if !error.contains("may not be looked into") {
+            assert!(error.contains("has ended already"), "{error}");
+        }
+        child.wait().expect("reaped");
+        assert!(Target::process(pid).is_err_and(|error| error.to_string().contains("no process")));
     }
 
     #[test]

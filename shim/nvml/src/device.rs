@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Outcome};
 use crate::state::{self, MAX_DEVICES, Session};
-use crate::{give, pci};
+use crate::{figures, give, pci};
 use core::ffi::{c_char, c_int, c_uint};
 use nvml::{nvmlDevice_t, nvmlFieldValue_t, nvmlGpuP2PCapsIndex_t, nvmlGpuP2PStatus_t, nvmlUUID_t};
 use nvml_wrapper_sys::bindings as nvml;
@@ -50,6 +50,11 @@ impl Device {
     /// None: the position was looked up.
     pub fn facts(&self) -> Result<&DeviceFacts, Error> {
         self.session.devices.get(self.index).ok_or(Error::UNKNOWN)
+    }
+
+    /// Whether the backend tells what the device does for everybody.
+    pub fn tells_figures(&self) -> bool {
+        self.session.system.host_figures != 0
     }
 }
 
@@ -249,16 +254,31 @@ fn status_of(same: bool, index: nvmlGpuP2PCapsIndex_t) -> Result<nvmlGpuP2PStatu
     }
 }
 
-/// `nvmlDeviceGetFieldValues`: succeeds as a whole, and says of each field that it is not supported.
+/// `nvmlDeviceGetFieldValues`: succeeds as a whole, and says of each field whether it is supported.
 pub fn field_values(device: nvmlDevice_t, count: c_int, values: *mut nvmlFieldValue_t) -> Outcome {
-    Device::of(device)?;
+    let told = Device::of(device)?.tells_figures();
     let count = usize::try_from(count).map_err(|_| Error::INVALID_ARGUMENT)?;
     if values.is_null() || count == 0 {
         return Err(Error::INVALID_ARGUMENT);
     }
+    let figures = if told {
+        Some(figures::now(device)?)
+    } else {
+        None
+    };
     for at in 0..count {
         // SAFETY: the program's array has `count` entries.
-        unsafe { (*values.add(at)).nvmlReturn = Error::NOT_SUPPORTED.0 };
+        let value = unsafe { &mut *values.add(at) };
+        let field = figures.and_then(|figures| figures::field(&figures, value.fieldId));
+        value.nvmlReturn = match field {
+            Some((kind, figure)) => {
+                value.valueType = kind;
+                // Little-endian, so the smaller members have it too.
+                value.value.ullVal = figure;
+                nvml::nvmlReturn_enum_NVML_SUCCESS
+            }
+            None => Error::NOT_SUPPORTED.0,
+        };
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! The C symbols of `libnvidia-ml.so.1`, generated from [the one table](crate::table).
 
-use crate::{device, error, event, guard, memory, pci, private, process, system};
-use core::ffi::{c_char, c_int, c_uint, c_void};
+use crate::{device, error, event, figures, guard, memory, pci, private, process, system};
+use core::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use nvml_wrapper_sys::bindings::{
-    nvmlBrandType_t, nvmlComputeMode_t, nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlEventData_t,
+    nvmlBrandType_t, nvmlClockId_t, nvmlClockType_t, nvmlComputeMode_t, nvmlDevice_t,
+    nvmlDeviceArchitecture_t, nvmlEccCounterType_t, nvmlEnableState_t, nvmlEventData_t,
     nvmlEventSet_t, nvmlFieldValue_t, nvmlGpuP2PCapsIndex_t, nvmlGpuP2PStatus_t, nvmlMemory_t,
-    nvmlMemory_v2_t, nvmlPciInfo_t, nvmlPciInfoExt_t, nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t,
-    nvmlReturn_t, nvmlUUID_t,
+    nvmlMemory_v2_t, nvmlMemoryErrorType_t, nvmlPciInfo_t, nvmlPciInfoExt_t, nvmlPcieUtilCounter_t,
+    nvmlProcessInfo_v1_t, nvmlProcessInfo_v2_t, nvmlPstates_t, nvmlReturn_t, nvmlTemperature_t,
+    nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t, nvmlUUID_t, nvmlUtilization_t,
 };
 use std::sync::atomic::AtomicBool;
 
@@ -86,7 +88,7 @@ mod tests {
         // SAFETY: the result has room.
         let result = unsafe { nvmlDeviceGetCount_v2(&raw mut count) };
         assert_eq!((result, count), (1, 7));
-        assert_eq!(nvmlDeviceGetTemperature(), 1);
+        assert_eq!(nvmlDeviceGetSerial(), 1);
         // SAFETY: no arguments.
         assert_eq!(unsafe { nvmlShutdown() }, 1);
     }

@@ -26,6 +26,7 @@ mod ask;
 mod device;
 mod error;
 mod event;
+mod figures;
 mod give;
 mod guard;
 mod memory;

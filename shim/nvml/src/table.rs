@@ -76,6 +76,38 @@ macro_rules! nvml_functions {
         nvmlEventSetFree = event::free(set: nvmlEventSet_t);
         nvmlEventSetWait = event::wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout: c_uint);
         nvmlEventSetWait_v2 = event::wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout: c_uint);
+        // What it does for everybody: told where the operator says so.
+        nvmlDeviceGetUtilizationRates = figures::utilization(device: nvmlDevice_t, rates: *mut nvmlUtilization_t);
+        nvmlDeviceGetEncoderUtilization = figures::encoder(device: nvmlDevice_t, percent: *mut c_uint, period: *mut c_uint);
+        nvmlDeviceGetDecoderUtilization = figures::decoder(device: nvmlDevice_t, percent: *mut c_uint, period: *mut c_uint);
+        nvmlDeviceGetClockInfo = figures::clock(device: nvmlDevice_t, which: nvmlClockType_t, mhz: *mut c_uint);
+        nvmlDeviceGetMaxClockInfo = figures::max_clock(device: nvmlDevice_t, which: nvmlClockType_t, mhz: *mut c_uint);
+        nvmlDeviceGetClock = figures::clock_by_id(device: nvmlDevice_t, which: nvmlClockType_t, id: nvmlClockId_t, mhz: *mut c_uint);
+        nvmlDeviceGetCurrentClocksEventReasons = figures::clocks_reasons(device: nvmlDevice_t, reasons: *mut c_ulonglong);
+        nvmlDeviceGetCurrentClocksThrottleReasons = figures::clocks_reasons(device: nvmlDevice_t, reasons: *mut c_ulonglong);
+        nvmlDeviceGetSupportedClocksEventReasons = figures::supported_clocks_reasons(device: nvmlDevice_t, reasons: *mut c_ulonglong);
+        nvmlDeviceGetSupportedClocksThrottleReasons = figures::supported_clocks_reasons(device: nvmlDevice_t, reasons: *mut c_ulonglong);
+        nvmlDeviceGetTemperature = figures::temperature(device: nvmlDevice_t, sensor: nvmlTemperatureSensors_t, degrees: *mut c_uint);
+        nvmlDeviceGetTemperatureV = figures::temperature_struct(device: nvmlDevice_t, temperature: *mut nvmlTemperature_t);
+        nvmlDeviceGetTemperatureThreshold = figures::temperature_threshold(device: nvmlDevice_t, which: nvmlTemperatureThresholds_t, degrees: *mut c_uint);
+        nvmlDeviceGetPowerUsage = figures::power(device: nvmlDevice_t, milliwatts: *mut c_uint);
+        nvmlDeviceGetEnforcedPowerLimit = figures::power_enforced(device: nvmlDevice_t, milliwatts: *mut c_uint);
+        nvmlDeviceGetPowerManagementLimit = figures::power_limit(device: nvmlDevice_t, milliwatts: *mut c_uint);
+        nvmlDeviceGetPowerManagementDefaultLimit = figures::power_default(device: nvmlDevice_t, milliwatts: *mut c_uint);
+        nvmlDeviceGetPowerManagementLimitConstraints = figures::power_range(device: nvmlDevice_t, low: *mut c_uint, high: *mut c_uint);
+        nvmlDeviceGetTotalEnergyConsumption = figures::energy(device: nvmlDevice_t, millijoules: *mut c_ulonglong);
+        nvmlDeviceGetPerformanceState = figures::performance_state(device: nvmlDevice_t, state: *mut nvmlPstates_t);
+        nvmlDeviceGetPowerState = figures::performance_state(device: nvmlDevice_t, state: *mut nvmlPstates_t);
+        nvmlDeviceGetNumFans = figures::fans(device: nvmlDevice_t, count: *mut c_uint);
+        nvmlDeviceGetFanSpeed = figures::fan_speed(device: nvmlDevice_t, percent: *mut c_uint);
+        nvmlDeviceGetFanSpeed_v2 = figures::fan_speed_of(device: nvmlDevice_t, fan: c_uint, percent: *mut c_uint);
+        nvmlDeviceGetCurrPcieLinkGeneration = figures::link_generation(device: nvmlDevice_t, generation: *mut c_uint);
+        nvmlDeviceGetCurrPcieLinkWidth = figures::link_width(device: nvmlDevice_t, lanes: *mut c_uint);
+        nvmlDeviceGetPcieThroughput = figures::link_throughput(device: nvmlDevice_t, direction: nvmlPcieUtilCounter_t, kilobytes: *mut c_uint);
+        nvmlDeviceGetPcieReplayCounter = figures::link_replays(device: nvmlDevice_t, count: *mut c_uint);
+        nvmlDeviceGetEccMode = figures::ecc(device: nvmlDevice_t, current: *mut nvmlEnableState_t, pending: *mut nvmlEnableState_t);
+        nvmlDeviceGetTotalEccErrors = figures::ecc_errors(device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, counter: nvmlEccCounterType_t, count: *mut c_ulonglong);
+        nvmlDeviceGetPersistenceMode = figures::persistence(device: nvmlDevice_t, mode: *mut nvmlEnableState_t);
     } refused {
         nvmlComputeInstanceDestroy nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2
         nvmlDeviceClearAccountingPids nvmlDeviceClearCpuAffinity nvmlDeviceClearEccErrorCounts
@@ -86,58 +118,49 @@ macro_rules! nvml_functions {
         nvmlDeviceGetAddressingMode nvmlDeviceGetApplicationsClock nvmlDeviceGetAttributes
         nvmlDeviceGetAttributes_v2 nvmlDeviceGetAutoBoostedClocksEnabled nvmlDeviceGetBAR1MemoryInfo
         nvmlDeviceGetBoardId nvmlDeviceGetBridgeChipInfo nvmlDeviceGetBusType nvmlDeviceGetC2cModeInfoV
-        nvmlDeviceGetCapabilities nvmlDeviceGetClkMonStatus nvmlDeviceGetClock nvmlDeviceGetClockInfo
-        nvmlDeviceGetClockOffsets nvmlDeviceGetComputeInstanceId nvmlDeviceGetConfComputeGpuAttestationReport
+        nvmlDeviceGetCapabilities nvmlDeviceGetClkMonStatus nvmlDeviceGetClockOffsets
+        nvmlDeviceGetComputeInstanceId nvmlDeviceGetConfComputeGpuAttestationReport
         nvmlDeviceGetConfComputeGpuCertificate nvmlDeviceGetConfComputeMemSizeInfo
         nvmlDeviceGetConfComputeProtectedMemoryUsage nvmlDeviceGetCoolerInfo nvmlDeviceGetCpuAffinity
-        nvmlDeviceGetCpuAffinityWithinScope nvmlDeviceGetCreatableVgpus nvmlDeviceGetCurrPcieLinkGeneration
-        nvmlDeviceGetCurrPcieLinkWidth nvmlDeviceGetCurrentClockFreqs nvmlDeviceGetCurrentClocksEventReasons
-        nvmlDeviceGetCurrentClocksThrottleReasons nvmlDeviceGetDecoderUtilization
+        nvmlDeviceGetCpuAffinityWithinScope nvmlDeviceGetCreatableVgpus nvmlDeviceGetCurrentClockFreqs
         nvmlDeviceGetDefaultApplicationsClock nvmlDeviceGetDefaultEccMode nvmlDeviceGetDetailedEccErrors
         nvmlDeviceGetDeviceHandleFromMigDeviceHandle nvmlDeviceGetDisplayActive nvmlDeviceGetDisplayMode
         nvmlDeviceGetDramEncryptionMode nvmlDeviceGetDriverModel nvmlDeviceGetDriverModel_v2
-        nvmlDeviceGetDynamicPstatesInfo nvmlDeviceGetEccMode nvmlDeviceGetEncoderCapacity
-        nvmlDeviceGetEncoderSessions nvmlDeviceGetEncoderStats nvmlDeviceGetEncoderUtilization
-        nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetFBCSessions nvmlDeviceGetFBCStats
-        nvmlDeviceGetFanControlPolicy_v2 nvmlDeviceGetFanSpeed nvmlDeviceGetFanSpeedRPM nvmlDeviceGetFanSpeed_v2
-        nvmlDeviceGetGpcClkMinMaxVfOffset nvmlDeviceGetGpcClkVfOffset nvmlDeviceGetGpuFabricInfo
-        nvmlDeviceGetGpuFabricInfoV nvmlDeviceGetGpuInstanceById nvmlDeviceGetGpuInstanceId
-        nvmlDeviceGetGpuInstancePossiblePlacements nvmlDeviceGetGpuInstancePossiblePlacements_v2
-        nvmlDeviceGetGpuInstanceProfileInfo nvmlDeviceGetGpuInstanceProfileInfoByIdV
-        nvmlDeviceGetGpuInstanceProfileInfoV nvmlDeviceGetGpuInstanceRemainingCapacity nvmlDeviceGetGpuInstances
+        nvmlDeviceGetDynamicPstatesInfo nvmlDeviceGetEncoderCapacity nvmlDeviceGetEncoderSessions
+        nvmlDeviceGetEncoderStats nvmlDeviceGetFBCSessions nvmlDeviceGetFBCStats
+        nvmlDeviceGetFanControlPolicy_v2 nvmlDeviceGetFanSpeedRPM nvmlDeviceGetGpcClkMinMaxVfOffset
+        nvmlDeviceGetGpcClkVfOffset nvmlDeviceGetGpuFabricInfo nvmlDeviceGetGpuFabricInfoV
+        nvmlDeviceGetGpuInstanceById nvmlDeviceGetGpuInstanceId nvmlDeviceGetGpuInstancePossiblePlacements
+        nvmlDeviceGetGpuInstancePossiblePlacements_v2 nvmlDeviceGetGpuInstanceProfileInfo
+        nvmlDeviceGetGpuInstanceProfileInfoByIdV nvmlDeviceGetGpuInstanceProfileInfoV
+        nvmlDeviceGetGpuInstanceRemainingCapacity nvmlDeviceGetGpuInstances
         nvmlDeviceGetGpuMaxPcieLinkGeneration nvmlDeviceGetGpuOperationMode nvmlDeviceGetGridLicensableFeatures
         nvmlDeviceGetGridLicensableFeatures_v2 nvmlDeviceGetGridLicensableFeatures_v3
         nvmlDeviceGetGridLicensableFeatures_v4 nvmlDeviceGetGspFirmwareMode nvmlDeviceGetGspFirmwareVersion
         nvmlDeviceGetHandleBySerial nvmlDeviceGetHostVgpuMode nvmlDeviceGetHostname_v1
         nvmlDeviceGetInforomConfigurationChecksum nvmlDeviceGetInforomImageVersion nvmlDeviceGetInforomVersion
         nvmlDeviceGetIrqNum nvmlDeviceGetJpgUtilization nvmlDeviceGetLastBBXFlushTime
-        nvmlDeviceGetMarginTemperature nvmlDeviceGetMaxClockInfo nvmlDeviceGetMaxCustomerBoostClock
-        nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMemClkMinMaxVfOffset nvmlDeviceGetMemClkVfOffset
-        nvmlDeviceGetMemoryAffinity nvmlDeviceGetMemoryErrorCounter nvmlDeviceGetMigDeviceHandleByIndex
-        nvmlDeviceGetMigMode nvmlDeviceGetMinMaxClockOfPState nvmlDeviceGetMinMaxFanSpeed nvmlDeviceGetModuleId
-        nvmlDeviceGetMultiGpuBoard nvmlDeviceGetNumFans nvmlDeviceGetNumaNodeId nvmlDeviceGetNvLinkCapability
+        nvmlDeviceGetMarginTemperature nvmlDeviceGetMaxCustomerBoostClock nvmlDeviceGetMaxMigDeviceCount
+        nvmlDeviceGetMemClkMinMaxVfOffset nvmlDeviceGetMemClkVfOffset nvmlDeviceGetMemoryAffinity
+        nvmlDeviceGetMemoryErrorCounter nvmlDeviceGetMigDeviceHandleByIndex nvmlDeviceGetMigMode
+        nvmlDeviceGetMinMaxClockOfPState nvmlDeviceGetMinMaxFanSpeed nvmlDeviceGetModuleId
+        nvmlDeviceGetMultiGpuBoard nvmlDeviceGetNumaNodeId nvmlDeviceGetNvLinkCapability
         nvmlDeviceGetNvLinkErrorCounter nvmlDeviceGetNvLinkInfo nvmlDeviceGetNvLinkRemoteDeviceType
         nvmlDeviceGetNvLinkRemotePciInfo nvmlDeviceGetNvLinkRemotePciInfo_v2 nvmlDeviceGetNvLinkState
         nvmlDeviceGetNvLinkUtilizationControl nvmlDeviceGetNvLinkUtilizationCounter nvmlDeviceGetNvLinkVersion
         nvmlDeviceGetNvlinkBwMode nvmlDeviceGetNvlinkSupportedBwModes nvmlDeviceGetOfaUtilization
-        nvmlDeviceGetPcieLinkMaxSpeed nvmlDeviceGetPcieReplayCounter
-        nvmlDeviceGetPcieSpeed nvmlDeviceGetPcieThroughput nvmlDeviceGetPdi nvmlDeviceGetPerformanceModes
-        nvmlDeviceGetPerformanceState nvmlDeviceGetPersistenceMode nvmlDeviceGetPgpuMetadataString
-        nvmlDeviceGetPlatformInfo nvmlDeviceGetPowerManagementDefaultLimit nvmlDeviceGetPowerManagementLimit
-        nvmlDeviceGetPowerManagementLimitConstraints nvmlDeviceGetPowerManagementMode
-        nvmlDeviceGetPowerMizerMode_v1 nvmlDeviceGetPowerSource nvmlDeviceGetPowerState nvmlDeviceGetPowerUsage
+        nvmlDeviceGetPcieLinkMaxSpeed nvmlDeviceGetPcieSpeed nvmlDeviceGetPdi
+        nvmlDeviceGetPerformanceModes nvmlDeviceGetPgpuMetadataString nvmlDeviceGetPlatformInfo
+        nvmlDeviceGetPowerManagementMode nvmlDeviceGetPowerMizerMode_v1 nvmlDeviceGetPowerSource
         nvmlDeviceGetProcessUtilization nvmlDeviceGetProcessesUtilizationInfo nvmlDeviceGetRemappedRows
         nvmlDeviceGetRemappedRows_v2 nvmlDeviceGetRepairStatus nvmlDeviceGetRetiredPages
         nvmlDeviceGetRetiredPagesPendingStatus nvmlDeviceGetRetiredPages_v2 nvmlDeviceGetRowRemapperHistogram
         nvmlDeviceGetRunningProcessDetailList nvmlDeviceGetSamples nvmlDeviceGetSerial
         nvmlDeviceGetSramEccErrorStatus nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts
-        nvmlDeviceGetSupportedClocksEventReasons nvmlDeviceGetSupportedClocksThrottleReasons
         nvmlDeviceGetSupportedEventTypes nvmlDeviceGetSupportedGraphicsClocks nvmlDeviceGetSupportedMemoryClocks
         nvmlDeviceGetSupportedPerformanceStates nvmlDeviceGetSupportedVgpus nvmlDeviceGetTargetFanSpeed
-        nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetTemperatureV
         nvmlDeviceGetThermalSettings nvmlDeviceGetTopologyCommonAncestor nvmlDeviceGetTopologyNearestGpus
-        nvmlDeviceGetTotalEccErrors nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetUnrepairableMemoryFlag_v1
-        nvmlDeviceGetUtilizationRates nvmlDeviceGetVgpuCapabilities nvmlDeviceGetVgpuHeterogeneousMode
+        nvmlDeviceGetUnrepairableMemoryFlag_v1 nvmlDeviceGetVgpuCapabilities nvmlDeviceGetVgpuHeterogeneousMode
         nvmlDeviceGetVgpuInstancesUtilizationInfo nvmlDeviceGetVgpuMetadata nvmlDeviceGetVgpuProcessUtilization
         nvmlDeviceGetVgpuProcessesUtilizationInfo nvmlDeviceGetVgpuSchedulerCapabilities
         nvmlDeviceGetVgpuSchedulerLog nvmlDeviceGetVgpuSchedulerState nvmlDeviceGetVgpuTypeCreatablePlacements

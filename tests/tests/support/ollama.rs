@@ -15,7 +15,7 @@ pub const RELEASES: [&str; 2] = ["3.14.0", "3.22.1"];
 
 /// One version of each era.
 pub const ERAS: [(&str, &str); 3] = [
-    ("0.12.3", "up to 0.12.3"),
+    ("0.12.3", "0.1.34 to 0.12.3"),
     ("0.17.3", "0.12.4 to 0.24"),
     ("0.33.0", "from 0.30 on"),
 ];

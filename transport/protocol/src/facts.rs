@@ -6,9 +6,10 @@
 //! | [`QUERY_SYSTEM`] | | | [`SystemFacts`] |
 //! | [`QUERY_DEVICE`] | position of the device | | [`DeviceFacts`] |
 //! | [`QUERY_PROCESSES`] | position of the device | part of the list | [`ProcessFacts`] |
+//! | [`QUERY_FIGURES`] | position of the device | | [`HostFigures`] |
 //!
 //! Devices are numbered in the order of their PCI addresses, as NVML numbers them. What is not known is [`UNKNOWN`], an
-//! empty text, or for sizes 0.
+//! empty text, or for sizes 0. A body may grow at its end: what an older daemon does not send is zero.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,6 +19,8 @@ pub const QUERY_SYSTEM: u32 = 1;
 pub const QUERY_DEVICE: u32 = 2;
 /// Asks for [`ProcessFacts`].
 pub const QUERY_PROCESSES: u32 = 3;
+/// Asks for [`HostFigures`]; to be asked only if [`SystemFacts::host_figures`] says that they are told.
+pub const QUERY_FIGURES: u32 = 4;
 
 /// Most bytes of a body.
 pub const BODY_BYTES: usize = 496;
@@ -38,6 +41,8 @@ pub struct SystemFacts {
     pub driver_version: [u8; 80],
     /// Version of the host's management library; NUL-terminated.
     pub nvml_version: [u8; 80],
+    /// 1 if clients are told [`HostFigures`], else 0 (`isolation.md` 17).
+    pub host_figures: u32,
 }
 
 const _: () = assert!(size_of::<SystemFacts>() <= BODY_BYTES);
@@ -125,6 +130,82 @@ pub struct ProcessFacts {
 
 const _: () = assert!(size_of::<ProcessFacts>() <= BODY_BYTES);
 
+/// Fans in [`HostFigures`].
+pub const FANS: usize = 8;
+
+/// What the host's management library says of a device at this moment, whoever uses it: figures of a shared device tell
+/// what others do, so clients get them only where the operator says so (`isolation.md` 17). A word of all ones is not
+/// known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct HostFigures {
+    /// Since the driver was loaded, in mJ.
+    pub energy: u64,
+    /// `nvmlClocksEventReason…` bits that hold now.
+    pub clocks_reasons: u64,
+    /// Those that the device can tell.
+    pub supported_clocks_reasons: u64,
+    /// Corrected errors, then uncorrected ones; of each first those since the last boot, then those of its life.
+    pub ecc_errors: [[u64; 2]; 2],
+    /// Percent of the last sample period in which a kernel ran.
+    pub utilization: u32,
+    /// Percent in which device memory was read or written.
+    pub memory_utilization: u32,
+    /// Of the encoder: percent, sample period in µs.
+    pub encoder: [u32; 2],
+    /// Of the decoder, likewise.
+    pub decoder: [u32; 2],
+    /// MHz of graphics, SM, memory, video: the order of `nvmlClockType_t`.
+    pub clocks: [u32; 4],
+    /// Highest MHz of the same.
+    pub max_clocks: [u32; 4],
+    /// °C.
+    pub temperature: u32,
+    /// °C at which it shuts down, slows down, slows down for its memory's sake, is throttled: the order of
+    /// `nvmlTemperatureThresholds_t`.
+    pub temperature_thresholds: [u32; 4],
+    /// mW.
+    pub power: u32,
+    /// Limit in force, in mW.
+    pub power_enforced: u32,
+    /// Limit that was asked for, in mW.
+    pub power_limit: u32,
+    /// Limit after boot, in mW.
+    pub power_default: u32,
+    /// Lowest and highest limit that can be set, in mW.
+    pub power_range: [u32; 2],
+    /// `nvmlPstates_t`.
+    pub performance_state: u32,
+    /// Number of fans.
+    pub fans: u32,
+    /// Percent of each.
+    pub fan_speeds: [u32; FANS],
+    /// Generation of PCI Express in use.
+    pub link_generation: u32,
+    /// Lanes in use.
+    pub link_width: u32,
+    /// KB/s sent and received over the last 20 ms.
+    pub link_throughput: [u32; 2],
+    /// Replays of PCI Express.
+    pub link_replays: u32,
+    /// `nvmlEnableState_t` of ECC: now, and after the next reboot.
+    pub ecc: [u32; 2],
+    /// `nvmlEnableState_t` of persistence mode.
+    pub persistence: u32,
+    /// All ones.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<HostFigures>() <= BODY_BYTES);
+
+impl HostFigures {
+    /// Nothing is known.
+    #[must_use]
+    pub fn unknown() -> HostFigures {
+        zerocopy::transmute!([u8::MAX; size_of::<HostFigures>()])
+    }
+}
+
 /// The text in a field that ends at its first zero byte.
 #[must_use]
 pub fn text(field: &[u8]) -> &[u8] {
@@ -144,6 +225,13 @@ pub fn put_text(field: &mut [u8], text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unknown_figures_are_words_of_all_ones() {
+        let figures = HostFigures::unknown();
+        assert_eq!(figures.fan_speeds, [UNKNOWN; FANS]);
+        assert_eq!((figures.temperature, figures.energy), (UNKNOWN, u64::MAX));
+    }
 
     #[test]
     fn texts_are_cut_and_always_end() {

@@ -29,6 +29,7 @@ mod ring;
 mod table;
 
 use crate::client::Terms;
+use crate::facts::Look;
 use crate::log::Limit;
 use crate::options::Options;
 use anyhow::{Context, Result, bail};
@@ -255,9 +256,10 @@ impl Machine {
         !self.connected && self.channels.is_empty()
     }
 
-    /// Whether a question waits for a look at the host's memory.
-    pub fn asks(&self) -> bool {
-        !self.questions.is_empty()
+    /// Looks at the host that questions wait for.
+    pub fn looks(&self, terms: &Terms) -> Vec<Look> {
+        let needed = |(_, query): &(Chain, Query)| terms.facts.needs_look(query, &terms.board);
+        self.questions.iter().filter_map(needed).collect()
     }
 
     /// Workers that are not reaped yet.

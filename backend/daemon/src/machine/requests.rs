@@ -158,11 +158,11 @@ impl Machine {
         }
     }
 
-    /// Answers questions, but those that wait for a look at the host's memory. In the guest everybody sees everybody.
+    /// Answers questions, but those that wait for a look at the host. In the guest everybody sees everybody.
     pub(super) fn answer_questions(&mut self, terms: &Terms) {
         for (chain, query) in std::mem::take(&mut self.questions) {
             // A front-end that waits for every request to be over does not wait for that.
-            if self.wait.is_none() && terms.facts.needs_look(&query, &terms.board) {
+            if self.wait.is_none() && terms.facts.needs_look(&query, &terms.board).is_some() {
                 self.questions.push((chain, query));
                 continue;
             }

@@ -1,6 +1,7 @@
 //! The thread that answers: `vgpu top` at an abstract socket, Prometheus where `--metrics` says.
 
-use super::document::{Daemon, document};
+use super::conversation::Conversations;
+use super::document::document;
 use super::exposition::{CONTENT_TYPE, exposition};
 use super::registry::Registry;
 use anyhow::{Context, Result};
@@ -12,18 +13,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use vgpu_status::{Daemon, socket_name};
 
-/// How long one question and its answer may take.
-const LIMIT: Duration = Duration::from_secs(2);
-/// Longest request of a scraper.
-const REQUEST: usize = 8 << 10;
 /// How long to rest when the system has no descriptor for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Where `vgpu top` asks the daemon `pid`, without the leading zero byte.
-fn name(pid: u32) -> String {
-    format!("vgpu-top-{pid}")
-}
 
 /// Where Prometheus asks.
 #[derive(Debug)]
@@ -67,7 +60,7 @@ pub fn start(daemon: Daemon, registry: Registry, metrics: Option<&str>) -> Resul
         Some(Metrics::Unix(_, file)) => Some(file.clone()),
         _ => None,
     };
-    let top = SocketAddr::from_abstract_name(name(daemon.pid))
+    let top = SocketAddr::from_abstract_name(socket_name(daemon.pid))
         .and_then(|address| UnixListener::bind_addr(&address))
         .inspect_err(|error| tracing::warn!("vgpu top will not see this daemon: {error}"))
         .ok();
@@ -116,17 +109,32 @@ fn serve(
     if top.is_none() && metrics.is_none() {
         return;
     }
+    let mut operators = Conversations::default();
+    let mut scrapers = Conversations::default();
     loop {
         let mut fds = Vec::new();
+        let top = top.filter(|_| operators.has_room());
+        let metrics = metrics.filter(|_| scrapers.has_room());
         fds.extend(top.map(|listener| PollFd::new(listener, PollFlags::IN)));
         fds.extend(metrics.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        if rustix::event::poll(&mut fds, None).is_err() {
+        operators.watch(&mut fds);
+        scrapers.watch(&mut fds);
+        let deadlines = operators.deadline().into_iter().chain(scrapers.deadline());
+        if wait(&mut fds, deadlines.min()).is_err() {
             // Never a spinning loop, whatever is wrong.
             std::thread::sleep(PAUSE);
         }
+        drop(fds);
+        // Nobody here speaks before the answer, so there is nothing to answer to what they say.
+        operators.advance(|_| Vec::new());
+        scrapers.advance(|request| respond(request, registry));
         for outcome in [
-            top.map(|listener| answer_top(listener, daemon, registry)),
-            metrics.map(|listener| answer_scraper(listener, registry)),
+            top.map(|listener| accept_operator(listener, daemon, registry, &mut operators)),
+            metrics.map(|listener| {
+                let stream = accept_scraper(listener)?;
+                scrapers.hear(stream);
+                Ok(())
+            }),
         ] {
             match outcome {
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -140,36 +148,24 @@ fn serve(
     }
 }
 
-/// Writes all of it within the time limit, however slowly it is read.
-fn write(to: &OwnedFd, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        wait(to, PollFlags::OUT, deadline)?;
-        match rustix::io::write(to, rest) {
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> rustix::io::Result<usize> {
+    let timeout = deadline.map(|deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        rustix::event::Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
         }
-    }
-    Ok(())
-}
-
-fn wait(fd: &OwnedFd, flags: PollFlags, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = rustix::event::Timespec {
-        tv_sec: left.as_secs().cast_signed(),
-        tv_nsec: left.subsec_nanos().into(),
-    };
-    let mut fds = [PollFd::new(fd, flags)];
-    match rustix::event::poll(&mut fds, Some(&timeout)) {
-        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    });
+    rustix::event::poll(fds, timeout.as_ref())
 }
 
 /// One question of `vgpu top`: the connection is the question.
-fn answer_top(listener: &UnixListener, daemon: &Daemon, registry: &Registry) -> io::Result<()> {
+fn accept_operator(
+    listener: &UnixListener,
+    daemon: &Daemon,
+    registry: &Registry,
+    operators: &mut Conversations,
+) -> io::Result<()> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid;
@@ -178,14 +174,12 @@ fn answer_top(listener: &UnixListener, daemon: &Daemon, registry: &Registry) -> 
         return Ok(());
     }
     let text = serde_json::to_vec(&document(daemon, registry))?;
-    // A peer that goes or does not read has lost interest.
-    let _ = write(&stream.into(), &text, Instant::now() + LIMIT);
+    operators.tell(stream.into(), text);
     Ok(())
 }
 
-/// One scrape.
-fn answer_scraper(listener: &Metrics, registry: &Registry) -> io::Result<()> {
-    let stream: OwnedFd = match listener {
+fn accept_scraper(listener: &Metrics) -> io::Result<OwnedFd> {
+    Ok(match listener {
         Metrics::Tcp(listener) => {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
@@ -196,21 +190,20 @@ fn answer_scraper(listener: &Metrics, registry: &Registry) -> io::Result<()> {
             stream.set_nonblocking(true)?;
             stream.into()
         }
-    };
-    let deadline = Instant::now() + LIMIT;
-    let Ok(request) = read_request(&stream, deadline) else {
-        return Ok(());
-    };
-    let (status, kind, body) = respond(&request, registry);
+    })
+}
+
+/// The whole answer to a scrape.
+fn respond(request: &[u8], registry: &Registry) -> Vec<u8> {
+    let (status, kind, body) = answer(request, registry);
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    let _ = write(&stream, (head + &body).as_bytes(), deadline);
-    Ok(())
+    (head + &body).into_bytes()
 }
 
-fn respond(request: &[u8], registry: &Registry) -> (&'static str, &'static str, String) {
+fn answer(request: &[u8], registry: &Registry) -> (&'static str, &'static str, String) {
     const PLAIN: &str = "text/plain; charset=utf-8";
     let line = request
         .split(|&byte| byte == b'\r')
@@ -227,25 +220,6 @@ fn respond(request: &[u8], registry: &Registry) -> (&'static str, &'static str, 
     }
 }
 
-/// Reads up to the end of the request's head.
-fn read_request(stream: &OwnedFd, deadline: Instant) -> io::Result<Vec<u8>> {
-    let mut request = Vec::new();
-    let mut buffer = [0; 1024];
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        wait(stream, PollFlags::IN, deadline)?;
-        match rustix::io::read(stream, &mut buffer) {
-            Ok(0) => break,
-            Ok(len) => request.extend_from_slice(buffer.get(..len).unwrap_or_default()),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if request.len() > REQUEST {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    Ok(request)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,7 +227,7 @@ mod tests {
     #[test]
     fn only_a_scrape_is_answered_with_figures() {
         let registry = Registry::default();
-        let status = |request: &[u8]| respond(request, &registry).0;
+        let status = |request: &[u8]| answer(request, &registry).0;
         assert_eq!(status(b"GET /metrics HTTP/1.1\r\n\r\n"), "200 OK");
         assert_eq!(
             status(b"GET /../etc/passwd HTTP/1.1\r\n\r\n"),

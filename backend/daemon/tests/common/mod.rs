@@ -48,6 +48,20 @@ impl Daemon {
         daemon
     }
 
+    /// One whose standard error is `log`.
+    pub fn with_log(arguments: &[&str], log: impl Into<Stdio>) -> Daemon {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Self::command("--listen", folder.path().join("vgpu.sock"), arguments);
+        let daemon = Daemon {
+            child: command.stderr(log).spawn().unwrap(),
+            folder,
+            _turn: turn,
+        };
+        daemon.wait_until_listening();
+        daemon
+    }
+
     /// One that waits for a virtual machine.
     pub fn for_machine(arguments: &[&str]) -> Daemon {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,13 +108,17 @@ impl Daemon {
     }
 
     fn spawn(option: &str, socket: PathBuf, arguments: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"))
+        Self::command(option, socket, arguments).spawn().unwrap()
+    }
+
+    fn command(option: &str, socket: PathBuf, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-vgpu"));
+        command
             .args(["--device", "software", option])
             .arg(socket)
             .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
     }
 
     /// Starts another daemon on the same socket.

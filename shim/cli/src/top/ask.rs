@@ -2,85 +2,55 @@
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use vgpu_status::{Document, SOCKET_PREFIX, VERSION};
 
-/// How the sockets' names begin, a process id behind it.
-const PREFIX: &str = "vgpu-top-";
 /// Longest answer that is read.
 const MOST: usize = 4 << 20;
-/// How long a daemon may take.
+/// How long all of them together may take.
 const LIMIT: Duration = Duration::from_secs(3);
 /// Daemons asked at most.
 const DAEMONS: usize = 256;
-/// The version of the documents that this command understands.
-const VERSION: u32 = 1;
-
-/// What a daemon says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Document {
-    version: u32,
-    /// The daemon.
-    pub daemon: Daemon,
-    /// Its clients.
-    pub clients: Vec<Client>,
-}
-
-/// A daemon.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Daemon {
-    /// Its process id.
-    pub pid: u32,
-    /// `cuda` or `software`.
-    pub device: String,
-    /// Clients it serves at once.
-    pub max_clients: u64,
-}
-
-/// A client; totals since it began, sizes in bytes.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Client {
-    /// Process id of its worker.
-    pub worker: u32,
-    /// Its user, unless it is in a virtual machine.
-    pub user: Option<u32>,
-    /// Its name, by its own word.
-    pub program: Option<String>,
-    /// Its channel, if it is in a virtual machine.
-    pub channel: Option<u64>,
-    /// Seconds since it began.
-    pub seconds: u64,
-    /// Calls executed.
-    pub calls: u64,
-    /// Calls that failed.
-    pub failed: u64,
-    /// Launches.
-    pub launches: u64,
-    /// Copies.
-    pub copies: u64,
-    /// Bytes of these.
-    pub copied_bytes: u64,
-    /// Waits that reached the worker.
-    pub waits: u64,
-    /// Records and values refused.
-    pub refused: u64,
-    /// Device memory charged.
-    pub memory_used: u64,
-    /// Device memory that it may hold; 0 for the device's.
-    pub memory_limit: u64,
-    /// The sticky error, 0 for none.
-    pub sticky: u64,
-}
+/// Daemons asked at the same time.
+const AT_ONCE: usize = 16;
 
 /// What the daemons say that belong to root or to this user; those that do not answer are left out.
 pub fn all() -> Vec<Document> {
     let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
-    names(&String::from_utf8_lossy(&sockets))
-        .iter()
-        .filter_map(|name| ask(name, LIMIT))
-        .collect()
+    ask_all(
+        &names(&String::from_utf8_lossy(&sockets)),
+        Instant::now() + LIMIT,
+    )
+}
+
+/// Asks all of them until `deadline`, several at once, so that those who do not answer cost the others nothing; in the
+/// order of their names.
+fn ask_all(names: &[String], deadline: Instant) -> Vec<Document> {
+    let next = AtomicUsize::new(0);
+    let answers = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..names.len().min(AT_ONCE) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = names.get(at) else {
+                        return;
+                    };
+                    if let Some(document) = ask(name, deadline) {
+                        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+                        answers.insert(at, document);
+                    }
+                }
+            });
+        }
+    });
+    let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    answers.into_values().collect()
 }
 
 /// The names in the kernel's list of sockets: `@` stands for the zero byte of an abstract one.
@@ -89,7 +59,7 @@ fn names(sockets: &str) -> Vec<String> {
         .lines()
         .filter_map(|line| line.split_whitespace().nth(7)?.strip_prefix('@'))
         .filter(|name| {
-            name.strip_prefix(PREFIX)
+            name.strip_prefix(SOCKET_PREFIX)
                 .is_some_and(|pid| pid.parse::<u32>().is_ok())
         })
         .map(str::to_owned)
@@ -101,13 +71,18 @@ fn names(sockets: &str) -> Vec<String> {
     names
 }
 
-fn ask(name: &str, limit: Duration) -> Option<Document> {
-    let deadline = Instant::now() + limit;
+fn ask(name: &str, deadline: Instant) -> Option<Document> {
+    let limit = deadline.checked_duration_since(Instant::now())?;
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
     let kind = SocketType::STREAM;
     let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).ok()?;
     // A connection waits for a listener that does not accept as long as a send may wait.
-    set_socket_timeout(&socket, Timeout::Send, Some(limit)).ok()?;
+    set_socket_timeout(
+        &socket,
+        Timeout::Send,
+        Some(limit.max(Duration::from_millis(1))),
+    )
+    .ok()?;
     connect(&socket, &address).ok()?;
     let mut stream = UnixStream::from(socket);
     // Anybody can take such a name: only root and this user are believed.
@@ -161,9 +136,9 @@ mod tests {
         rustix::net::listen(&listener, 0).unwrap();
         let limit = Duration::from_millis(50);
         let begun = Instant::now();
-        // The first is connected and not answered, and stays in the queue, which is full then.
-        assert!(ask(&name, limit).is_none());
-        assert!(ask(&name, limit).is_none());
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        // The first is connected and not answered, and stays in the queue, which is full then; many more do not add up.
+        let names = vec![name; DAEMONS];
+        assert!(ask_all(&names, begun + limit).is_empty());
+        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

@@ -5,11 +5,11 @@ mod screen;
 mod table;
 
 use anyhow::{Result, bail};
-use ask::Document;
 use clap::Args;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use vgpu_status::Document;
 
 /// Options of `vgpu top`.
 #[derive(Debug, Args)]

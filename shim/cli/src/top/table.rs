@@ -1,6 +1,6 @@
 //! The table: one row for each client, the busiest first.
 
-use super::ask::{Client, Document};
+use vgpu_status::{Client, Document};
 
 /// The columns' heads.
 pub const HEADS: [&str; 11] = [
@@ -146,7 +146,7 @@ pub fn text(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::ask::Document;
+    use vgpu_status::Document;
 
     fn document(calls: u64, program: &str) -> Document {
         let text = serde_json::json!({

@@ -1,4 +1,4 @@
-//! Ollama up to 0.12.3: the server itself opens `libcuda.so*`, which it looks for by file name and not through the loader;
+//! Ollama 0.1.34 to 0.12.3: the server itself opens `libcuda.so*`, which it looks for by file name and not through the loader;
 //! the version of the driver then chooses the runner's folder.
 
 use super::Emulation;
@@ -28,7 +28,7 @@ const PLACES: [&str; 9] = [
 #[must_use]
 pub fn discover(ollama: &Installation, setting: &Setting) -> Emulation {
     let start = Instant::now();
-    let mut told = Emulation::new("Ollama up to 0.12.3");
+    let mut told = Emulation::new("Ollama 0.1.34 to 0.12.3");
     let candidates = candidates(ollama, setting);
     told.line(format!("discovered GPU libraries paths={candidates:?}"));
     let outcome = child::run::<legacy::Answer>(

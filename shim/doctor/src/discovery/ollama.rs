@@ -11,7 +11,9 @@ use std::time::Duration;
 /// Which code looks for GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Era {
-    /// Up to 0.12.3: the server opens libcuda itself.
+    /// Up to 0.1.33: the server asks NVML, from 0.1.30 on libcudart first. Not acted out.
+    Before,
+    /// 0.1.34 to 0.12.3: the server opens libcuda itself.
     C,
     /// 0.12.4 to 0.24: a runner child loads ggml.
     D,
@@ -24,6 +26,7 @@ impl Era {
     #[must_use]
     pub fn of(version: (u32, u32, u32)) -> Self {
         match version {
+            version if version < (0, 1, 34) => Era::Before,
             version if version < (0, 12, 4) => Era::C,
             version if version < (0, 25, 0) => Era::D,
             _ => Era::E,
@@ -34,7 +37,8 @@ impl Era {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Era::C => "Ollama up to 0.12.3",
+            Era::Before => "Ollama up to 0.1.33",
+            Era::C => "Ollama 0.1.34 to 0.12.3",
             Era::D => "Ollama 0.12.4 to 0.24",
             Era::E => "Ollama from 0.30 on",
         }
@@ -187,6 +191,8 @@ mod tests {
             Some((0, 33, 0))
         );
         assert_eq!(parse_version("llama"), None);
+        assert_eq!(Era::of((0, 1, 33)), Era::Before);
+        assert_eq!(Era::of((0, 1, 34)), Era::C);
         assert_eq!(Era::of((0, 12, 3)), Era::C);
         assert_eq!(Era::of((0, 12, 4)), Era::D);
         assert_eq!(Era::of((0, 24, 0)), Era::D);

@@ -5,6 +5,7 @@
 use super::Case;
 use crate::child::{self, Setting};
 use crate::codes;
+use crate::probe::call::MISSING;
 use crate::probe::{Request, driver, runtime};
 use crate::report::{Device, Layer, Report};
 use std::collections::BTreeMap;
@@ -80,7 +81,7 @@ fn driver(setting: &Setting, report: &mut Report) {
 }
 
 fn failure(call: &str, code: u32, setting: &Setting, report: &mut Report) {
-    if code == driver::MISSING {
+    if code == MISSING {
         report
             .fault(Layer::Driver, format!("{call} in libcuda.so.1"))
             .mend("run `vgpu install` with a current vgpu");

@@ -82,6 +82,16 @@ fn describe(path: &Path, report: &mut Report) {
                 format!("{shown} is for {architecture}; the loader passes it over"),
             );
         }
+        Kind::NoFile(what) => {
+            report
+                .warning(Layer::Loader, format!("{shown} is {what}"))
+                .mend(format!("remove {shown}, then run `vgpu install`"));
+        }
+        Kind::Unreadable(error) => {
+            report
+                .warning(Layer::Loader, format!("{shown} cannot be read: {error}"))
+                .mend(format!("run `chmod a+r {shown}`"));
+        }
         Kind::Broken => {
             report
                 .warning(
@@ -205,6 +215,10 @@ fn nothing(chosen: &Outcome<Loaded>, copies: &[PathBuf], case: &Case, report: &m
             }
             Kind::Dangling(_) => {
                 what.push_str(&format!("; {} is a dangling symbolic link", path.display()));
+            }
+            Kind::NoFile(kind) => what.push_str(&format!("; {} is {kind}", path.display())),
+            Kind::Unreadable(error) => {
+                what.push_str(&format!("; {} cannot be read: {error}", path.display()));
             }
             Kind::Broken => what.push_str(&format!("; {} is broken", path.display())),
             _ => {}

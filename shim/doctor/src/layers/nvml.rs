@@ -2,7 +2,8 @@
 
 use super::Case;
 use crate::child;
-use crate::probe::{Request, driver, nvml};
+use crate::probe::call::MISSING;
+use crate::probe::{Request, nvml};
 use crate::report::{Layer, Report};
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ pub fn check(case: &mut Case, report: &mut Report) {
     }
     if let Some((call, code)) = &answer.failed {
         let (what, mend) = match (call.as_str(), *code) {
-            (call, driver::MISSING) => (
+            (call, MISSING) => (
                 format!("{call} in {file}"),
                 "run `vgpu install` with a current vgpu",
             ),

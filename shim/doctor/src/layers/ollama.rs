@@ -40,6 +40,15 @@ pub fn check(case: &mut Case, report: &mut Report) {
     temporary_folder(&ollama, &case.setting, report);
     loopback(report);
     let emulation = match ollama.era() {
+        Era::Before => {
+            report
+                .warning(
+                    Layer::Ollama,
+                    "how this version looks for a GPU is not acted out: it asks libnvidia-ml.so, from 0.1.30 on libcudart first, by file name; layers 5 and 6 say what those would answer",
+                )
+                .mend("update Ollama");
+            return;
+        }
         Era::C => era_c::discover(&ollama, &case.setting),
         Era::D => era_d::discover(&ollama, &case.setting),
         Era::E => era_e::discover(&ollama, &case.setting),

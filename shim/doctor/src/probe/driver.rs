@@ -1,5 +1,6 @@
 //! The driver API, asked for what libcudart asks at initialisation.
 
+use super::call::{call, must};
 use super::library::{open, taken};
 use super::step;
 use crate::report::Device;
@@ -36,22 +37,6 @@ const TABLES: [(&str, u128); 6] = [
     ("INTEGRITY", 0xd4082055_bde6_704b_8d34_ba123c66e1f2),
 ];
 
-/// A function of the library, called with the arguments that its C declaration has.
-macro_rules! call {
-    ($library:expr, $name:literal, ($($kind:ty),*), ($($argument:expr),*)) => {{
-        $crate::probe::step($name);
-        // SAFETY: the name belongs to this signature in CUDA's (NVML's, ggml's) published headers, and all pointers
-        // passed are to locals that outlive the call.
-        unsafe {
-            $library
-                .get::<unsafe extern "C" fn($($kind),*) -> u32>(concat!($name, "\0").as_bytes())
-                .map(|function| function($($argument),*))
-                .map_err(|_| concat!($name, " is missing").to_owned())
-        }
-    }};
-}
-pub(super) use call;
-
 /// Asks the driver.
 pub fn ask(name: &str) -> Answer {
     let mut answer = Answer::default();
@@ -71,33 +56,16 @@ pub fn ask(name: &str) -> Answer {
     answer
 }
 
-/// Stands for the code of a call of a function that is not there; the name of the call says so.
-pub const MISSING: u32 = u32::MAX;
-
-fn checked(name: &str, result: Result<u32, String>) -> Result<(), (String, u32)> {
-    match result {
-        Ok(0) => Ok(()),
-        Ok(code) => Err((name.to_owned(), code)),
-        Err(missing) => Err((missing, MISSING)),
-    }
-}
-
 fn initialise(library: &Library, answer: &mut Answer) -> Result<(), (String, u32)> {
-    checked("cuInit", call!(library, "cuInit", (c_uint), (0)))?;
-    checked(
+    must!(library, "cuInit", (c_uint), (0))?;
+    must!(
+        library,
         "cuDriverGetVersion",
-        call!(
-            library,
-            "cuDriverGetVersion",
-            (*mut c_int),
-            (&raw mut answer.version)
-        ),
+        (*mut c_int),
+        (&raw mut answer.version)
     )?;
     let mut count = 0;
-    checked(
-        "cuDeviceGetCount",
-        call!(library, "cuDeviceGetCount", (*mut c_int), (&raw mut count)),
-    )?;
+    must!(library, "cuDeviceGetCount", (*mut c_int), (&raw mut count))?;
     for ordinal in 0..count.clamp(0, 64) {
         let device = device(library, ordinal, answer)?;
         answer.devices.push(device);
@@ -108,39 +76,30 @@ fn initialise(library: &Library, answer: &mut Answer) -> Result<(), (String, u32
 
 fn device(library: &Library, ordinal: c_int, answer: &mut Answer) -> Result<Device, (String, u32)> {
     let mut device = 0;
-    checked(
+    must!(
+        library,
         "cuDeviceGet",
-        call!(
-            library,
-            "cuDeviceGet",
-            (*mut c_int, c_int),
-            (&raw mut device, ordinal)
-        ),
+        (*mut c_int, c_int),
+        (&raw mut device, ordinal)
     )?;
     let mut found = Device {
         library: "CUDA".to_owned(),
         ..Device::default()
     };
     let mut name = [0u8; 256];
-    checked(
+    must!(
+        library,
         "cuDeviceGetName",
-        call!(
-            library,
-            "cuDeviceGetName",
-            (*mut u8, c_int, c_int),
-            (name.as_mut_ptr(), 256, device)
-        ),
+        (*mut u8, c_int, c_int),
+        (name.as_mut_ptr(), 256, device)
     )?;
     found.name = until_nul(&name);
     let mut uuid = [0u8; 16];
-    checked(
+    must!(
+        library,
         "cuDeviceGetUuid",
-        call!(
-            library,
-            "cuDeviceGetUuid",
-            (*mut u8, c_int),
-            (uuid.as_mut_ptr(), device)
-        ),
+        (*mut u8, c_int),
+        (uuid.as_mut_ptr(), device)
     )?;
     found.uuid = uuid_text(&uuid);
     let mut pci = [0u8; 32];
@@ -158,14 +117,11 @@ fn device(library: &Library, ordinal: c_int, answer: &mut Answer) -> Result<Devi
     }
     let attribute = |which: c_int| -> Result<u32, (String, u32)> {
         let mut value = 0;
-        checked(
+        must!(
+            library,
             "cuDeviceGetAttribute",
-            call!(
-                library,
-                "cuDeviceGetAttribute",
-                (*mut c_int, c_int, c_int),
-                (&raw mut value, which, device)
-            ),
+            (*mut c_int, c_int, c_int),
+            (&raw mut value, which, device)
         )?;
         Ok(u32::try_from(value).unwrap_or(0))
     };
@@ -173,14 +129,11 @@ fn device(library: &Library, ordinal: c_int, answer: &mut Answer) -> Result<Devi
     // CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED; without it ggml takes plain allocations.
     answer.virtual_memory = attribute(102)? != 0;
     let mut total = 0usize;
-    checked(
+    must!(
+        library,
         "cuDeviceTotalMem_v2",
-        call!(
-            library,
-            "cuDeviceTotalMem_v2",
-            (*mut usize, c_int),
-            (&raw mut total, device)
-        ),
+        (*mut usize, c_int),
+        (&raw mut total, device)
     )?;
     found.memory_total = total as u64;
     found.memory_free = free_memory(library, device)?;
@@ -190,28 +143,19 @@ fn device(library: &Library, ordinal: c_int, answer: &mut Answer) -> Result<Devi
 /// `cuMemGetInfo` in the primary context.
 fn free_memory(library: &Library, device: c_int) -> Result<u64, (String, u32)> {
     let mut context: *mut c_void = std::ptr::null_mut();
-    checked(
+    must!(
+        library,
         "cuDevicePrimaryCtxRetain",
-        call!(
-            library,
-            "cuDevicePrimaryCtxRetain",
-            (*mut *mut c_void, c_int),
-            (&raw mut context, device)
-        ),
+        (*mut *mut c_void, c_int),
+        (&raw mut context, device)
     )?;
-    checked(
-        "cuCtxSetCurrent",
-        call!(library, "cuCtxSetCurrent", (*mut c_void), (context)),
-    )?;
+    must!(library, "cuCtxSetCurrent", (*mut c_void), (context))?;
     let (mut free, mut total) = (0usize, 0usize);
-    checked(
+    must!(
+        library,
         "cuMemGetInfo_v2",
-        call!(
-            library,
-            "cuMemGetInfo_v2",
-            (*mut usize, *mut usize),
-            (&raw mut free, &raw mut total)
-        ),
+        (*mut usize, *mut usize),
+        (&raw mut free, &raw mut total)
     )?;
     Ok(free as u64)
 }

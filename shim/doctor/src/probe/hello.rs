@@ -10,9 +10,11 @@ use vgpu_channel::window::Reservation;
 use vgpu_protocol::number;
 use vgpu_protocol::wire::{Snapshot, read_prefix};
 
-/// How long a connect may take, and the backend for its answer: it may have to initialise a driver first.
+/// How long a connect may take.
 const CONNECT: Duration = Duration::from_secs(2);
-const WELCOME: Duration = Duration::from_secs(8);
+/// How long the backend may take for its answer: it may have to initialise a driver first, on a busy machine. Programs wait
+/// [longer](vgpu_channel::client::WELCOME_TIMEOUT); what they would not notice must not be a verdict.
+const WELCOME: Duration = Duration::from_secs(20);
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The proof of the pudding: a kernel in PTX, copied to and fro, its results compared.
 
-use super::driver::call;
+use super::call::must;
 use super::library::open;
 use libloading::os::unix::Library;
 use serde::{Deserialize, Serialize};
@@ -63,11 +63,6 @@ pub fn ask(name: &str) -> Answer {
 }
 
 fn compute(library: &Library) -> Result<u32, String> {
-    let checked = |name: &str, result: Result<u32, String>| match result {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(format!("{name}: {}", crate::codes::name(code))),
-        Err(missing) => Err(missing),
-    };
     let mut device = 0;
     let mut context: *mut c_void = std::ptr::null_mut();
     let mut module: *mut c_void = std::ptr::null_mut();
@@ -75,117 +70,84 @@ fn compute(library: &Library) -> Result<u32, String> {
     let mut address = 0u64;
     let mut numbers: Vec<u32> = (0..COUNT).map(|i| i.wrapping_mul(2_654_435_761)).collect();
     let bytes = numbers.len() * 4;
-    checked("cuInit", call!(library, "cuInit", (c_uint), (0)))?;
-    checked(
+    must!(library, "cuInit", (c_uint), (0))?;
+    must!(
+        library,
         "cuDeviceGet",
-        call!(
-            library,
-            "cuDeviceGet",
-            (*mut c_int, c_int),
-            (&raw mut device, 0)
-        ),
+        (*mut c_int, c_int),
+        (&raw mut device, 0)
     )?;
-    checked(
+    must!(
+        library,
         "cuDevicePrimaryCtxRetain",
-        call!(
-            library,
-            "cuDevicePrimaryCtxRetain",
-            (*mut *mut c_void, c_int),
-            (&raw mut context, device)
-        ),
+        (*mut *mut c_void, c_int),
+        (&raw mut context, device)
     )?;
-    checked(
-        "cuCtxSetCurrent",
-        call!(library, "cuCtxSetCurrent", (*mut c_void), (context)),
-    )?;
-    checked(
+    must!(library, "cuCtxSetCurrent", (*mut c_void), (context))?;
+    must!(
+        library,
         "cuModuleLoadData",
-        call!(
-            library,
-            "cuModuleLoadData",
-            (*mut *mut c_void, *const c_char),
-            (&raw mut module, PTX.as_ptr())
-        ),
+        (*mut *mut c_void, *const c_char),
+        (&raw mut module, PTX.as_ptr())
     )?;
-    checked(
+    must!(
+        library,
         "cuModuleGetFunction",
-        call!(
-            library,
-            "cuModuleGetFunction",
-            (*mut *mut c_void, *mut c_void, *const c_char),
-            (&raw mut function, module, c"check".as_ptr())
-        ),
+        (*mut *mut c_void, *mut c_void, *const c_char),
+        (&raw mut function, module, c"check".as_ptr())
     )?;
-    checked(
+    must!(
+        library,
         "cuMemAlloc_v2",
-        call!(
-            library,
-            "cuMemAlloc_v2",
-            (*mut u64, usize),
-            (&raw mut address, bytes)
-        ),
+        (*mut u64, usize),
+        (&raw mut address, bytes)
     )?;
-    checked(
+    must!(
+        library,
         "cuMemcpyHtoD_v2",
-        call!(
-            library,
-            "cuMemcpyHtoD_v2",
-            (u64, *const u32, usize),
-            (address, numbers.as_ptr(), bytes)
-        ),
+        (u64, *const u32, usize),
+        (address, numbers.as_ptr(), bytes)
     )?;
     let mut count = COUNT;
     let mut parameters = [(&raw mut address).cast::<c_void>(), (&raw mut count).cast()];
-    checked(
+    must!(
+        library,
         "cuLaunchKernel",
-        call!(
-            library,
-            "cuLaunchKernel",
-            (
-                *mut c_void,
-                c_uint,
-                c_uint,
-                c_uint,
-                c_uint,
-                c_uint,
-                c_uint,
-                c_uint,
-                *mut c_void,
-                *mut *mut c_void,
-                *mut *mut c_void
-            ),
-            (
-                function,
-                COUNT / 256,
-                1,
-                1,
-                256,
-                1,
-                1,
-                0,
-                std::ptr::null_mut(),
-                parameters.as_mut_ptr(),
-                std::ptr::null_mut()
-            )
+        (
+            *mut c_void,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            *mut c_void,
+            *mut *mut c_void,
+            *mut *mut c_void
         ),
+        (
+            function,
+            COUNT / 256,
+            1,
+            1,
+            256,
+            1,
+            1,
+            0,
+            std::ptr::null_mut(),
+            parameters.as_mut_ptr(),
+            std::ptr::null_mut()
+        )
     )?;
-    checked(
-        "cuCtxSynchronize",
-        call!(library, "cuCtxSynchronize", (), ()),
-    )?;
-    checked(
+    must!(library, "cuCtxSynchronize", (), ())?;
+    must!(
+        library,
         "cuMemcpyDtoH_v2",
-        call!(
-            library,
-            "cuMemcpyDtoH_v2",
-            (*mut u32, u64, usize),
-            (numbers.as_mut_ptr(), address, bytes)
-        ),
+        (*mut u32, u64, usize),
+        (numbers.as_mut_ptr(), address, bytes)
     )?;
-    checked(
-        "cuMemFree_v2",
-        call!(library, "cuMemFree_v2", (u64), (address)),
-    )?;
+    must!(library, "cuMemFree_v2", (u64), (address))?;
     let wrong = (0..COUNT)
         .zip(&numbers)
         .filter(|(i, number)| {

@@ -1,7 +1,8 @@
 //! What the Ollama server did itself from 0.1.34 to 0.12.3: open a `libcuda.so` that it found by file name, look up ten
 //! functions, and give up on the library at the first that is missing.
 
-use super::driver::{call, until_nul, uuid_text};
+use super::call::must;
+use super::driver::{until_nul, uuid_text};
 use super::library::open_with;
 use super::step;
 use crate::report::Device;
@@ -68,26 +69,15 @@ fn attempt(path: &str) -> Result<(i32, Vec<Device>), String> {
             return Err(format!("symbol lookup for {name} failed"));
         }
     }
-    let checked = |name: &str, result: Result<u32, String>| match result {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(format!("{name}: {}", crate::codes::name(code))),
-        Err(missing) => Err(missing),
-    };
-    checked("cuInit", call!(library, "cuInit", (c_uint), (0)))?;
+    must!(library, "cuInit", (c_uint), (0))?;
     let (mut version, mut count) = (0, 0);
-    checked(
+    must!(
+        library,
         "cuDriverGetVersion",
-        call!(
-            library,
-            "cuDriverGetVersion",
-            (*mut c_int),
-            (&raw mut version)
-        ),
+        (*mut c_int),
+        (&raw mut version)
     )?;
-    checked(
-        "cuDeviceGetCount",
-        call!(library, "cuDeviceGetCount", (*mut c_int), (&raw mut count)),
-    )?;
+    must!(library, "cuDeviceGetCount", (*mut c_int), (&raw mut count))?;
     let mut devices = Vec::new();
     for ordinal in 0..count.clamp(0, 64) {
         devices.push(device(&library, ordinal)?);
@@ -98,79 +88,53 @@ fn attempt(path: &str) -> Result<(i32, Vec<Device>), String> {
 }
 
 fn device(library: &Library, ordinal: c_int) -> Result<Device, String> {
-    let checked = |name: &str, result: Result<u32, String>| match result {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(format!("{name}: {}", crate::codes::name(code))),
-        Err(missing) => Err(missing),
-    };
     let mut handle = 0;
-    checked(
+    must!(
+        library,
         "cuDeviceGet",
-        call!(
-            library,
-            "cuDeviceGet",
-            (*mut c_int, c_int),
-            (&raw mut handle, ordinal)
-        ),
+        (*mut c_int, c_int),
+        (&raw mut handle, ordinal)
     )?;
     let attribute = |which: c_int| -> Result<u32, String> {
         let mut value = 0;
-        checked(
+        must!(
+            library,
             "cuDeviceGetAttribute",
-            call!(
-                library,
-                "cuDeviceGetAttribute",
-                (*mut c_int, c_int, c_int),
-                (&raw mut value, which, handle)
-            ),
+            (*mut c_int, c_int, c_int),
+            (&raw mut value, which, handle)
         )?;
         Ok(u32::try_from(value).unwrap_or(0))
     };
     let compute = (attribute(75)?, attribute(76)?);
     let mut uuid = [0u8; 16];
-    checked(
+    must!(
+        library,
         "cuDeviceGetUuid",
-        call!(
-            library,
-            "cuDeviceGetUuid",
-            (*mut u8, c_int),
-            (uuid.as_mut_ptr(), handle)
-        ),
+        (*mut u8, c_int),
+        (uuid.as_mut_ptr(), handle)
     )?;
     let mut name = [0u8; 256];
-    checked(
+    must!(
+        library,
         "cuDeviceGetName",
-        call!(
-            library,
-            "cuDeviceGetName",
-            (*mut u8, c_int, c_int),
-            (name.as_mut_ptr(), 256, handle)
-        ),
+        (*mut u8, c_int, c_int),
+        (name.as_mut_ptr(), 256, handle)
     )?;
     let mut context: *mut c_void = std::ptr::null_mut();
-    checked(
+    must!(
+        library,
         "cuCtxCreate_v3",
-        call!(
-            library,
-            "cuCtxCreate_v3",
-            (*mut *mut c_void, *mut c_void, c_int, c_uint, c_int),
-            (&raw mut context, std::ptr::null_mut(), 0, 0, handle)
-        ),
+        (*mut *mut c_void, *mut c_void, c_int, c_uint, c_int),
+        (&raw mut context, std::ptr::null_mut(), 0, 0, handle)
     )?;
     let (mut free, mut total) = (0usize, 0usize);
-    checked(
+    must!(
+        library,
         "cuMemGetInfo_v2",
-        call!(
-            library,
-            "cuMemGetInfo_v2",
-            (*mut usize, *mut usize),
-            (&raw mut free, &raw mut total)
-        ),
+        (*mut usize, *mut usize),
+        (&raw mut free, &raw mut total)
     )?;
-    checked(
-        "cuCtxDestroy",
-        call!(library, "cuCtxDestroy", (*mut c_void), (context)),
-    )?;
+    must!(library, "cuCtxDestroy", (*mut c_void), (context))?;
     // This era's answer has no PCI id.
     Ok(Device {
         library: "cuda".to_owned(),

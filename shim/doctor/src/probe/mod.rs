@@ -3,6 +3,7 @@
 //! All code that calls foreign functions is below this module. A probe announces each step before it takes it, so that a
 //! child that dies tells where.
 
+pub mod call;
 pub mod driver;
 pub mod ggml;
 pub mod hello;
@@ -63,7 +64,7 @@ pub enum Request {
         /// Stay until killed.
         hold: bool,
     },
-    /// What the Ollama server itself did up to 0.12.3.
+    /// What the Ollama server itself did from 0.1.34 to 0.12.3.
     Legacy {
         /// Files to try, in order.
         candidates: Vec<String>,

@@ -1,6 +1,7 @@
 //! NVML as Ollama's runners use it: loaded, initialised, asked, shut down and unloaded, again and again.
 
-use super::driver::{MISSING, call, until_nul};
+use super::call::must;
+use super::driver::until_nul;
 use super::library::{open_with, taken};
 use super::step;
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
@@ -85,55 +86,39 @@ fn missing(library: &Library) -> Vec<String> {
 }
 
 fn query(library: &Library, uuid: Option<&str>, answer: &mut Answer) -> Result<(), (String, u32)> {
-    let checked = |name: &str, result: Result<u32, String>| match result {
-        Ok(0) => Ok(()),
-        Ok(code) => Err((name.to_owned(), code)),
-        Err(missing) => Err((missing, MISSING)),
-    };
-    checked("nvmlInit_v2", call!(library, "nvmlInit_v2", (), ()))?;
+    must!(library, "nvmlInit_v2", (), ())?;
     let mut version = [0u8; 96];
-    checked(
+    must!(
+        library,
         "nvmlSystemGetDriverVersion",
-        call!(
-            library,
-            "nvmlSystemGetDriverVersion",
-            (*mut u8, c_uint),
-            (version.as_mut_ptr(), 96)
-        ),
+        (*mut u8, c_uint),
+        (version.as_mut_ptr(), 96)
     )?;
     answer.driver_version = until_nul(&version);
-    checked(
+    must!(
+        library,
         "nvmlDeviceGetCount_v2",
-        call!(
-            library,
-            "nvmlDeviceGetCount_v2",
-            (*mut c_uint),
-            (&raw mut answer.count)
-        ),
+        (*mut c_uint),
+        (&raw mut answer.count)
     )?;
     if let Some(uuid) = uuid.and_then(|uuid| CString::new(uuid).ok()) {
         let mut device: *mut c_void = std::ptr::null_mut();
-        checked(
+        must!(
+            library,
             "nvmlDeviceGetHandleByUUID",
-            call!(
-                library,
-                "nvmlDeviceGetHandleByUUID",
-                (*const c_char, *mut *mut c_void),
-                (uuid.as_ptr(), &raw mut device)
-            ),
+            (*const c_char, *mut *mut c_void),
+            (uuid.as_ptr(), &raw mut device)
         )?;
         // nvmlMemory_t: total, free, used.
         let mut memory = [0u64; 3];
-        checked(
+        must!(
+            library,
             "nvmlDeviceGetMemoryInfo",
-            call!(
-                library,
-                "nvmlDeviceGetMemoryInfo",
-                (*mut c_void, *mut u64),
-                (device, memory.as_mut_ptr())
-            ),
+            (*mut c_void, *mut u64),
+            (device, memory.as_mut_ptr())
         )?;
         answer.memory_total = memory.first().copied();
     }
-    checked("nvmlShutdown", call!(library, "nvmlShutdown", (), ()))
+    must!(library, "nvmlShutdown", (), ())?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! A real libcudart, asked for its devices: everything between a program and the driver is in play.
 
-use super::driver::{call, until_nul, uuid_text};
+use super::call::call;
+use super::driver::{until_nul, uuid_text};
 use super::library::{mapped, open_with, taken};
 use super::step;
 use crate::report::Device;

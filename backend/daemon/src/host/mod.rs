@@ -1,12 +1,14 @@
 //! The host's own management library. It is loaded only by processes that live for a moment and serve nobody: the
-//! [probe](crate::probe), and one that looks at free memory. Read-only.
+//! [probe](crate::probe), one that looks at free memory, and one that looks at [`figures`]. Read-only.
 //!
 //! Of what it knows, only what is the same for every device of a kind is told to clients, and how much memory is free, which
-//! they see through `libcuda` as well; nothing about what others do with the device (`isolation.md` 17).
+//! they see through `libcuda` as well; nothing about what others do with the device, unless the operator says
+//! `--nvml=host` (`isolation.md` 17).
+
+pub mod figures;
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 use vgpu_protocol::facts::{DeviceFacts, SystemFacts, UNKNOWN, put_text, text};
@@ -24,12 +26,16 @@ const PLACES: &[&str] = &[
 /// Where the kernel module says its version.
 const MODULE_VERSION: &str = "/sys/module/nvidia/version";
 
-/// NVIDIA's library, never ours: that one would ask this very daemon.
-fn load() -> Option<Nvml> {
-    PLACES
-        .iter()
-        .filter(|place| !vgpu_driver::is_own_library(Path::new(place)))
-        .find_map(|place| Nvml::builder().lib_path(OsStr::new(place)).init().ok())
+/// NVIDIA's library, never ours: that one would ask this very daemon. With a `library` given, that one or none.
+fn load(library: Option<&Path>) -> Option<Nvml> {
+    let places = match library {
+        Some(library) => vec![library],
+        None => PLACES.iter().map(Path::new).collect(),
+    };
+    places
+        .into_iter()
+        .filter(|place| !vgpu_driver::is_own_library(place))
+        .find_map(|place| Nvml::builder().lib_path(place.as_os_str()).init().ok())
 }
 
 /// A UUID as NVML writes it.
@@ -47,8 +53,8 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
 }
 
 /// Adds what the driver does not say about itself.
-pub fn complete(system: &mut SystemFacts, devices: &mut [DeviceFacts]) {
-    let Some(nvml) = load() else {
+pub fn complete(system: &mut SystemFacts, devices: &mut [DeviceFacts], library: Option<&Path>) {
+    let Some(nvml) = load(library) else {
         if let Ok(version) = std::fs::read_to_string(MODULE_VERSION) {
             put_text(&mut system.driver_version, version.trim().as_bytes());
         }
@@ -102,8 +108,8 @@ pub fn was_there(system: &SystemFacts) -> bool {
 }
 
 /// The process that looks at memory: prints for each UUID how many bytes are free, one number a line.
-pub fn run(uuids: &[String]) -> ExitCode {
-    let Some(nvml) = load() else {
+pub fn memory(uuids: &[String], library: Option<&Path>) -> ExitCode {
+    let Some(nvml) = load(library) else {
         return ExitCode::FAILURE;
     };
     for uuid in uuids {
