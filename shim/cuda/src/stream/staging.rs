@@ -1,6 +1,13 @@
 //! Staged blocks: shared memory for bytes on their way, and when it may be used again.
 
-use super::*;
+use super::{STREAMS, State};
+use crate::client::Client;
+use crate::{context, thread};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use vgpu_channel::staging::Chunk;
+use vgpu_channel::timeline::reached;
+use vgpu_protocol::cuda::*;
 
 /// When a staged block may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
