@@ -3,36 +3,33 @@
 //! What every call passes through is [`entered`]: has `cuInit` succeeded, in this process and not
 //! in a parent it was forked from (`semantics.md` 20)?
 
+mod device;
+mod records;
+mod waits;
+
+pub use device::Device;
+pub use records::Epochs;
+
 use crate::copy::copiers;
-use crate::stream::{State, Wait};
-use crate::{call, environment, log, stats, stream, thread, visible};
-use core::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::{environment, log, visible};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use vgpu_channel::client::{Channel, ConnectError, PostError};
+use vgpu_channel::client::{Channel, ConnectError};
 use vgpu_channel::control::{FEATURE_APART, FEATURE_REAL_SYNC};
 use vgpu_channel::link::{Hello, LinkError};
-use vgpu_channel::ring::{HEADER_BYTES, RecordHeader};
-use vgpu_channel::staging::{Staging, Words};
-use vgpu_channel::timeline;
-use vgpu_channel::wait::{APART_SPIN, SpinBudget, WaitError, usable_cpus};
+use vgpu_channel::staging::Staging;
+use vgpu_channel::wait::{APART_SPIN, SpinBudget, usable_cpus};
 use vgpu_channel::window::{Place, Reservation};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number;
-use vgpu_protocol::wire::{
-    Counters, DeviceSnapshot, RECORD_REPLY, SNAPSHOT_STREAM_MEMOPS, Snapshot, read_prefix,
-};
-use zerocopy::{FromZeros, IntoBytes};
+use vgpu_protocol::wire::{DeviceSnapshot, Snapshot, read_prefix};
 
 /// What `cuDriverGetVersion` says while nobody can be asked: the newest API this library knows.
 const OWN_VERSION: u32 = 13000;
 
 /// How long a thread spins on a timeline word before it looks whether the device has failed.
 const WORD_SPIN: Duration = Duration::from_millis(1);
-
-/// Slots of the ring, as a power of two, after which streams are brought up to date.
-const EPOCH_BITS: u32 = 28;
 
 /// Bytes of the staging ring for copies of pageable memory.
 const STAGING_BYTES: u64 = 24 << 20;
@@ -61,59 +58,6 @@ static OWN_PROCESS: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut())
 /// Held while connecting.
 static CONNECTING: Mutex<()> = Mutex::new(());
 
-/// A device as the program sees it.
-#[derive(Debug)]
-pub struct Device {
-    snapshot: DeviceSnapshot,
-    /// The backend's ordinal.
-    ordinal: i32,
-    /// References to the primary context held by the program.
-    retained: AtomicU32,
-    /// Flags set for the primary context.
-    primary_flags: AtomicU32,
-}
-
-impl Device {
-    /// `cuDeviceGetUuid`.
-    pub fn uuid(&self) -> [u8; 16] {
-        self.snapshot.uuid
-    }
-
-    /// Everything known of it.
-    pub fn snapshot(&self) -> &DeviceSnapshot {
-        &self.snapshot
-    }
-
-    /// Handle of the primary context, valid before it is retained.
-    pub fn primary_ctx(&self) -> CUcontext {
-        CUcontext(self.snapshot.primary_ctx)
-    }
-
-    /// An attribute.
-    ///
-    /// # Errors
-    /// What the driver returned for it; `INVALID_VALUE` for ids beyond the snapshot.
-    pub fn attribute(&self, attribute: i32) -> Result<i32, CUresult> {
-        let at = usize::try_from(attribute).map_err(|_| CUresult::INVALID_VALUE)?;
-        let status = self
-            .snapshot
-            .attribute_status
-            .get(at)
-            .ok_or(CUresult::INVALID_VALUE)?;
-        CUresult(*status).ok()?;
-        self.snapshot
-            .attributes
-            .get(at)
-            .copied()
-            .ok_or(CUresult::INVALID_VALUE)
-    }
-
-    /// An attribute, 0 where there is none.
-    pub fn attribute_or_zero(&self, attribute: i32) -> i32 {
-        self.attribute(attribute).unwrap_or(0)
-    }
-}
-
 /// The connection and what was learnt over it.
 #[derive(Debug)]
 pub struct Client {
@@ -132,24 +76,6 @@ pub struct Client {
     captures: AtomicU32,
     lost: AtomicBool,
     epochs: Epochs,
-}
-
-/// Says when streams must be brought up to date: every 2^28 slots, so that no two stamps that are
-/// compared are ever half of 2^32 apart.
-#[derive(Debug, Default)]
-pub struct Epochs {
-    /// Ring position by [`EPOCH_BITS`], as of the last time.
-    entered: AtomicU64,
-}
-
-impl Epochs {
-    /// Whether `position` is in an epoch that nobody has entered yet. True for one thread only.
-    #[inline]
-    pub fn enter(&self, position: u64) -> bool {
-        let epoch = position >> EPOCH_BITS;
-        epoch != self.entered.load(Ordering::Relaxed)
-            && self.entered.fetch_max(epoch, Ordering::Relaxed) < epoch
-    }
 }
 
 /// The client, connecting if need be.
@@ -472,277 +398,6 @@ impl Client {
         CUresult::DEVICE_UNAVAILABLE
     }
 
-    // --- records ---
-
-    /// Sends a record and gives its stamp.
-    ///
-    /// # Errors
-    /// `DEVICE_UNAVAILABLE` when the worker is gone.
-    #[inline]
-    pub fn send(&self, header: &RecordHeader, parts: &[&[u8]]) -> Result<u32, CUresult> {
-        self.send_noted(header, parts, |_| {})
-    }
-
-    /// As [`Client::send`]; `note` gets the stamp before anybody else can act on the record.
-    ///
-    /// # Errors
-    /// As [`Client::send`].
-    #[inline]
-    pub fn send_noted(
-        &self,
-        header: &RecordHeader,
-        parts: &[&[u8]],
-        note: impl FnOnce(u32),
-    ) -> Result<u32, CUresult> {
-        let len = parts.iter().map(|part| part.len()).sum();
-        if HEADER_BYTES + len > call::MAX_COPIED {
-            log::line(format_args!(
-                "a record of call {} and {len} bytes is too long",
-                header.call
-            ));
-            return Err(CUresult::UNKNOWN);
-        }
-        let mut record = match self.channel.reserve(len) {
-            Ok(record) => record,
-            Err(PostError::PeerGone) => return Err(self.gone()),
-            Err(PostError::TooLong(_)) => return Err(CUresult::INVALID_VALUE),
-        };
-        let mut offset = 0;
-        for part in parts {
-            record.write(offset, part);
-            offset += part.len();
-        }
-        let position = record.position();
-        note(position as u32);
-        record.publish(header);
-        stats::crossed();
-        if self.epochs.enter(position) {
-            stream::bring_up_to_date(self, position as u32);
-        }
-        Ok(position as u32)
-    }
-
-    /// Sends a record about `stream` that nobody answers, for the calling thread.
-    ///
-    /// # Errors
-    /// As [`Client::send`].
-    pub fn send_from_thread(
-        &self,
-        number: u16,
-        stream: &State,
-        payload: &[u8],
-    ) -> Result<u32, CUresult> {
-        thread::with(|thread| {
-            let lane = &*thread.lane(self)?;
-            let header = RecordHeader {
-                call: number,
-                flags: call::foreign(thread, stream),
-                thread: lane.index,
-                reply_sequence: 0,
-                reply_address: lane.slot,
-                scope: thread.current.get().0,
-            };
-            self.send(&header, &[payload])
-        })
-    }
-
-    /// Sends a record that nobody answers for a thread that is ending.
-    ///
-    /// # Errors
-    /// As [`Client::send`].
-    pub fn notify(
-        &self,
-        thread: u32,
-        slot: u64,
-        number: u16,
-        payload: &[u8],
-    ) -> Result<u32, CUresult> {
-        let header = RecordHeader {
-            call: number,
-            thread,
-            reply_address: slot,
-            ..RecordHeader::default()
-        };
-        self.send(&header, &[payload])
-    }
-
-    /// What the worker has counted; `None` if it does not say so soon. May be called when the process ends.
-    pub fn counters(&self) -> Option<Counters> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.sticky().ok()?;
-        let slot = self.new_reply_slot().ok()?;
-        let header = RecordHeader {
-            call: number::internal::COUNTERS,
-            flags: RECORD_REPLY,
-            reply_sequence: 1,
-            reply_address: slot,
-            ..RecordHeader::default()
-        };
-        self.channel.try_reserve(0).ok()?.publish(&header);
-        let reply = self.channel.reply(slot).ok()?;
-        let (status, len) = self.channel.wait_reply(reply, 1, Some(PATIENCE)).ok()?;
-        let mut counters = Counters::new_zeroed();
-        if status != 0 || len < size_of::<Counters>() {
-            return None;
-        }
-        reply.payload(counters.as_mut_bytes()).ok()?;
-        Some(counters)
-    }
-
-    /// Stores a timeline word of a stream that is idle.
-    pub fn set_word(&self, address: u64, stamp: u32) {
-        if let Ok(word) = self.channel.heap_word(address) {
-            word.store(stamp, Ordering::Release);
-        }
-    }
-
-    /// Stamp that the next record would get.
-    pub fn stamp_now(&self) -> u32 {
-        self.channel.ring_head() as u32
-    }
-
-    // --- replies ---
-
-    /// A new reply slot.
-    ///
-    /// # Errors
-    /// `OUT_OF_MEMORY`.
-    pub fn new_reply_slot(&self) -> Result<u64, CUresult> {
-        self.channel
-            .alloc_reply()
-            .map_err(|_| CUresult::OUT_OF_MEMORY)
-    }
-
-    /// Clears a reply slot for its next thread.
-    pub fn reset_reply_slot(&self, slot: u64) {
-        if let Ok(reply) = self.channel.reply(slot) {
-            let _ = reply.reset();
-        }
-    }
-
-    /// Waits for an answer, asleep or spinning first; gives the status and the payload's length, and fills the front of
-    /// `into`.
-    ///
-    /// # Errors
-    /// `DEVICE_UNAVAILABLE` when the worker is gone.
-    pub fn wait_reply(
-        &self,
-        slot: u64,
-        sequence: u32,
-        into: &mut [u8],
-        wait: Wait,
-    ) -> Result<(u32, usize), CUresult> {
-        stats::waits();
-        let reply = self.channel.reply(slot).map_err(|_| CUresult::UNKNOWN)?;
-        let relay = self.real_sync_only();
-        loop {
-            let ready = || reply.is_complete(sequence) || (relay && self.channel.output().ready());
-            let arm = || {
-                reply.arm();
-                if relay {
-                    self.channel.callbacks().arm();
-                }
-            };
-            match wait {
-                Wait::Spin => self.channel.wait_until(ready, arm, None),
-                Wait::Sleep => self.channel.sleep_until(ready, arm, None),
-            }
-            .map_err(|_| self.gone())?;
-            if relay {
-                self.drain_output();
-            }
-            if reply.is_complete(sequence) {
-                break;
-            }
-        }
-        let (status, len) = reply.outcome();
-        let len = len.min(into.len());
-        reply
-            .payload(&mut into[..len])
-            .map_err(|_| CUresult::UNKNOWN)?;
-        Ok((status.cast_unsigned(), len))
-    }
-
-    // --- timeline words ---
-
-    /// A timeline word that reads `start`, or 0 where the driver cannot write such words.
-    ///
-    /// # Errors
-    /// `OUT_OF_MEMORY`.
-    pub fn new_word(&self, start: u32) -> Result<u64, CUresult> {
-        if self.snapshot.flags & SNAPSHOT_STREAM_MEMOPS == 0 {
-            return Ok(0);
-        }
-        let address = self
-            .channel
-            .alloc(timeline::WORD_BYTES, timeline::WORD_BYTES)
-            .map_err(|_| CUresult::OUT_OF_MEMORY)?;
-        let word = self
-            .channel
-            .heap_word(address)
-            .map_err(|_| CUresult::UNKNOWN)?;
-        word.store(start, Ordering::Release);
-        Ok(address)
-    }
-
-    /// Gives a timeline word back.
-    pub fn free_word(&self, address: u64) {
-        self.staging.release_word(address);
-        let _ = self.channel.free(address);
-    }
-
-    /// What a timeline word says.
-    #[inline]
-    pub fn word(&self, address: u64) -> u32 {
-        self.channel.word_at(address).unwrap_or(0)
-    }
-
-    /// Spins until `reached`; false if that takes too long.
-    ///
-    /// # Errors
-    /// The sticky error, if it strikes meanwhile.
-    pub fn spin_word(&self, reached: impl Fn() -> bool) -> Result<bool, CUresult> {
-        stats::waits();
-        let done = self
-            .word_spin
-            .spin(|| reached() || self.channel.sticky_error() != 0);
-        if done && reached() {
-            return Ok(true);
-        }
-        self.sticky()?;
-        Ok(false)
-    }
-
-    /// Threads that may share a large copy, the caller included. Settled when the process connected:
-    /// a thread that is bound to a CPU later says nothing about the process.
-    pub fn copy_width(&self) -> usize {
-        self.copy_width
-    }
-
-    /// Whether there are CPUs to spin on.
-    pub fn may_spin(&self) -> bool {
-        self.spare_cpus
-    }
-
-    /// Waits until `reached`, but no longer than `limit`; whether it came true.
-    ///
-    /// # Errors
-    /// The sticky error, or `DEVICE_UNAVAILABLE`.
-    pub fn wait_word(&self, reached: impl Fn() -> bool, limit: Duration) -> Result<bool, CUresult> {
-        stats::waits();
-        let waited = self.channel.poll_until(
-            || reached() || self.channel.sticky_error() != 0,
-            Some(limit),
-        );
-        match waited {
-            Ok(()) => self.sticky().map(|()| true),
-            Err(WaitError::TimedOut) => Ok(false),
-            Err(WaitError::PeerGone) => Err(self.gone()),
-        }
-    }
-
-    // --- modes ---
-
     /// Whether synchronisation must be the driver's own because device text has to be relayed.
     #[inline]
     pub fn real_sync_only(&self) -> bool {
@@ -779,31 +434,4 @@ impl Client {
     pub fn posts_are_calls(&self) -> bool {
         self.synchronous || self.capturing()
     }
-
-    // --- output ---
-
-    /// Writes what device code printed to the program's own standard output.
-    pub fn drain_output(&self) {
-        let output = self.channel.output();
-        if !output.ready() {
-            return;
-        }
-        let mut text = [0_u8; 4096];
-        loop {
-            let len = output.read(&mut text);
-            if len == 0 {
-                break;
-            }
-            // SAFETY: through the C library's own stream, as the driver does, so that the order with
-            // the program's own output is kept.
-            unsafe {
-                libc::fwrite(text.as_ptr().cast::<c_void>(), 1, len, stdout);
-            }
-        }
-    }
-}
-
-unsafe extern "C" {
-    /// The C library's standard output.
-    static stdout: *mut libc::FILE;
 }
