@@ -68,15 +68,22 @@ impl Sharing {
         ctx: u64,
         export: impl FnOnce() -> Result<Carried, CUresult>,
     ) -> Result<Token, CUresult> {
-        // Held throughout: two threads that share the same object get the same token.
-        let mut exports = lock(&self.exports);
-        if let Some(export) = exports.get(&(kind, object)) {
+        if let Some(export) = lock(&self.exports).get(&(kind, object)) {
             return Ok(export.token);
         }
+        // Without the lock, which the issuer takes: the daemon may be slow.
         let token = self.exchange.leave(kind, export()?)?;
         self.any.store(true, Ordering::Release);
-        exports.insert((kind, object), Export { token, ctx });
-        Ok(token)
+        let export = Export { token, ctx };
+        let first = lock(&self.exports)
+            .entry((kind, object))
+            .or_insert(export)
+            .token;
+        if first != token {
+            // Another thread shared the same object meanwhile.
+            self.exchange.withdraw(token);
+        }
+        Ok(first)
     }
 
     /// What the driver needs to open an object by a token.
@@ -167,8 +174,11 @@ pub fn get_memory(call: &mut Call<'_>) -> Outcome {
         CUresult::NOT_FOUND => CUresult::INVALID_VALUE,
         other => other,
     })?;
-    let (sharing, scope) = (&call.worker.sharing, call.request.header.scope);
-    let token = sharing.token(MEMORY, base.0, scope, || {
+    let sharing = &call.worker.sharing;
+    // It ends with its own context, whichever is current.
+    let of = call.worker.quota.context_of(base.0);
+    let ctx = of.unwrap_or(call.request.header.scope);
+    let token = sharing.token(MEMORY, base.0, ctx, || {
         let mut handle = CUipcMemHandle::default();
         // SAFETY: the result has room; a plain address, which the driver looks up.
         call.result(unsafe { get(&raw mut handle, dptr) })?;

@@ -62,6 +62,11 @@ impl Quota {
         lock(&self.held).sizes.insert(key, (bytes, ctx));
     }
 
+    /// The context that the allocation `key` belongs to, if it is charged.
+    pub fn context_of(&self, key: u64) -> Option<u64> {
+        lock(&self.held).sizes.get(&key).map(|(_, ctx)| *ctx)
+    }
+
     /// Gives the charges of a context that is gone back.
     pub fn context_died(&self, ctx: u64) {
         let mut held = lock(&self.held);

@@ -1,7 +1,7 @@
 //! Contexts: the per-thread stack is the shim's own, creation and destruction are the worker's.
 
 use crate::client::{self, Client};
-use crate::{call, function, memory, module, stream, tables, thread, write};
+use crate::{call, event, function, memory, module, stream, tables, thread, write};
 use core::ffi::c_void;
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -120,6 +120,7 @@ pub fn id(ctx: CUcontext) -> Result<u64, CUresult> {
 /// Forgets everything that dies with a context. The destructors of context-local storage have run.
 fn forget(ctx: CUcontext) {
     stream::context_died(ctx);
+    event::context_died(ctx);
     module::context_died(ctx);
     memory::context_died(ctx);
 }

@@ -81,6 +81,14 @@ impl Event {
     }
 }
 
+/// Forgets the events of a context that is gone.
+pub fn context_died(ctx: CUcontext) {
+    EVENTS
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .retain(|_, event| event.ctx != ctx);
+}
+
 /// Notes that something other than a plain record will complete an event.
 pub fn recorded_elsewhere(event: CUevent) {
     if let Ok(event) = find(event) {

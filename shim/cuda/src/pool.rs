@@ -27,6 +27,15 @@ fn held(
     Ok(address)
 }
 
+/// Notes an allocation. One that was captured belongs to its graph, which each launch allocates anew: its free is never held.
+fn entered(address: CUdeviceptr, bytes: usize, pool: CUmemoryPool, captured: bool) {
+    if captured {
+        memory::enter_device(address, bytes as u64);
+    } else {
+        memory::enter_pooled(address, bytes as u64, pool);
+    }
+}
+
 /// Has the driver allocate, if need be with what is held.
 fn allocate(
     client: &client::Client,
@@ -67,6 +76,7 @@ pub unsafe fn cuMemAllocAsync(
         bytes: Word::of(bytes),
         stream: Word::of(state.handle),
     };
+    let captured = client.capturing();
     let mut reply = wire::cuMemAllocAsync::Reply::new_zeroed();
     allocate(
         client,
@@ -76,7 +86,7 @@ pub unsafe fn cuMemAllocAsync(
         reply.as_mut_bytes(),
     )?;
     let address: CUdeviceptr = reply.dptr.get();
-    memory::enter_pooled(address, bytes as u64, CUmemoryPool::NULL);
+    entered(address, bytes, CUmemoryPool::NULL, captured);
     write(dptr, address)
 }
 
@@ -105,6 +115,7 @@ pub unsafe fn cuMemAllocFromPoolAsync(
         pool: Word::of(pool),
         stream: Word::of(state.handle),
     };
+    let captured = client.capturing();
     let mut reply = wire::cuMemAllocFromPoolAsync::Reply::new_zeroed();
     allocate(
         client,
@@ -114,7 +125,7 @@ pub unsafe fn cuMemAllocFromPoolAsync(
         reply.as_mut_bytes(),
     )?;
     let address: CUdeviceptr = reply.dptr.get();
-    memory::enter_pooled(address, bytes as u64, pool);
+    entered(address, bytes, pool, captured);
     write(dptr, address)
 }
 

@@ -6,7 +6,7 @@
 
 use crate::client::{self, Client};
 use crate::memory::{self, Kind};
-use crate::{call, context, log};
+use crate::{call, context, log, stream};
 use core::cell::RefCell;
 use core::ffi::c_void;
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ pub unsafe fn cuMemHostRegister_v2(
     Ok(())
 }
 
-/// `cuMemHostUnregister`. As natively it waits for what the driver waits for.
+/// `cuMemHostUnregister`. It waits for all that was sent, as `cuMemFreeHost` does.
 ///
 /// # Safety
 /// Takes no pointers that are followed here but to memory that was registered.
@@ -163,6 +163,8 @@ pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Result<(), CUresult> 
     if base == 0 {
         return Err(CUresult::INVALID_VALUE);
     }
+    // What was sent may still use it; and a fork, which waits for the lock, must not wait for the device.
+    stream::settle_all(client);
     let mut pages = pages();
     let at = base & !(PAGE - 1);
     let registered = pages

@@ -31,10 +31,12 @@ int main() {
         use(context);
         CUdeviceptr memory, fresh;
         void *pinned;
+        CUevent event;
         unsigned flags;
         int active = 9;
         CU(cuMemAlloc(&memory, 8 << 20));
         CU(cuMemAllocHost(&pinned, 1 << 16));
+        CU(cuEventCreate(&event, 0));
         CU(cuDevicePrimaryCtxReset(device));
         CU(cuDevicePrimaryCtxGetState(device, &flags, &active));
         REQUIRE(active == 0, "round %d: active after a reset", round);
@@ -47,6 +49,8 @@ int main() {
         CU_IS(cuMemFree(memory), CUDA_ERROR_INVALID_VALUE);
         CU_IS(cuMemFreeHost(pinned), CUDA_ERROR_INVALID_VALUE);
         CU_IS(cuMemHostGetFlags(&flags, pinned), CUDA_ERROR_INVALID_VALUE);
+        // A destructor that comes late, whatever it is told, spoils nothing for the calls behind it.
+        cuEventDestroy(event);
         use(again);
         // Two references: the one of before the reset still counts.
         CU(cuDevicePrimaryCtxRelease(device));

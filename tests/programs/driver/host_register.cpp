@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <vector>
+
 #include "../common/driver.h"
 
 TEST("host_register");
@@ -166,6 +168,30 @@ static void forked() {
     REQUIRE(munmap(memory, bytes) == 0, "munmap failed");
 }
 
+// The same with memory of the C library's allocator, which has its own and the neighbours' data on the same pages.
+static void forked_from_the_heap() {
+    std::vector<std::vector<unsigned char>> all;
+    for (int i = 0; i < 32; ++i) all.emplace_back(6000 + 8 * i, static_cast<unsigned char>(i));
+    std::vector<void *> registered;
+    for (auto &one : all)
+        if (cuMemHostRegister(one.data(), one.size(), 0) == CUDA_SUCCESS) registered.push_back(one.data());
+    REQUIRE(!registered.empty(), "nothing was registered");
+    pid_t child = fork();
+    if (child == 0) {
+        std::vector<unsigned char> more(100000, 1);
+        for (size_t i = 0; i < all.size(); ++i)
+            for (unsigned char byte : all[i])
+                if (byte != i) _exit(1);
+        for (auto &one : all) one.assign(one.size(), 0xff);
+        _exit(more[99999] == 1 ? 0 : 2);
+    }
+    int status = -1;
+    REQUIRE(child > 0 && waitpid(child, &status, 0) == child && status == 0, "the child ended with %#x", unsigned(status));
+    for (size_t i = 0; i < all.size(); ++i)
+        for (unsigned char byte : all[i]) REQUIRE(byte == i, "a child changed buffer %zu of its parent", i);
+    for (void *one : registered) CU(cuMemHostUnregister(one));
+}
+
 // Registrations end with their context; the memory stays.
 static void context_ends(CUdevice device) {
     const size_t bytes = 8 * 4096;
@@ -239,6 +265,7 @@ int main() {
     attributes_and_copies(gpu.context);
     wrong_calls();
     forked();
+    forked_from_the_heap();
     context_ends(gpu.device);
     unmapped_meanwhile();
     return PASS();

@@ -118,7 +118,7 @@ pub fn adopt(segments: &Segments, at: u64, len: u64, block: u64) -> Result<(), A
     unsafe { copy_bytes(block as *mut u8, at as *const u8, len as usize) };
     // SAFETY: `is_plain` says that the pages belong to one mapped file. References of the program into the range stay
     // good: the same bytes are there as before.
-    let exchanged = unsafe { double(block, len, at) };
+    let exchanged = unsafe { double(block, len, at) }.and_then(|()| share_with_children(at, len));
     if exchanged.is_err() {
         mend(at, len, block);
     }
@@ -145,13 +145,14 @@ pub fn give_back(segments: &Segments, at: u64, len: u64, block: u64) -> Result<(
     let exchanged = fresh.move_to(at);
     if exchanged.is_err() && is_hole(at, len) {
         // SAFETY: as in `adopt`; nothing is mapped there.
-        let _ = unsafe { double(block, len, at) };
+        let _ = unsafe { double(block, len, at) }.and_then(|()| share_with_children(at, len));
     }
     drop(hold);
     exchanged.map_err(AdoptError::System)
 }
 
-/// The content of adopted pages for a child that is about to be forked: a child does not inherit the pages themselves.
+/// The content of adopted pages for a child that is about to be forked, which would have the pages in common with its
+/// parent.
 #[derive(Debug)]
 pub struct ForChild {
     at: u64,
@@ -165,7 +166,9 @@ impl ForChild {
     ///
     /// The system's error.
     pub fn copy(segments: &Segments, at: u64, len: u64, block: u64) -> io::Result<ForChild> {
-        if !segments.is_plain(block, len) {
+        let adopted = segments.is_plain(block, len)
+            && is_intact(at, len, block).map_err(|error| io::Error::other(error.to_string()))?;
+        if !adopted {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let pages = Private::anywhere(len)?;
@@ -175,12 +178,9 @@ impl ForChild {
         Ok(ForChild { at, pages })
     }
 
-    /// In the child: puts the copy where the pages were, unless something else is there. Allocates nothing and takes no
-    /// lock.
+    /// In the child: puts the copy in the place of the pages. Allocates nothing and takes no lock.
     pub fn put(self) {
-        if is_hole(self.at, self.pages.len) {
-            let _ = self.pages.move_to(self.at);
-        }
+        let _ = self.pages.move_to(self.at);
     }
 }
 
@@ -229,6 +229,20 @@ impl Drop for Private {
         // SAFETY: the pages are this object's own.
         let _ = unsafe { rustix::mm::munmap(self.at as *mut c_void, self.len as usize) };
     }
+}
+
+/// Lets children inherit adopted pages, unlike the rest of the channel: the C library and handlers of forks may need what
+/// else lies on them before [`ForChild::put`] makes them the child's own.
+fn share_with_children(at: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the pages are mapped; what children inherit is a property of theirs and changes no byte.
+    unsafe {
+        rustix::mm::madvise(
+            at as *mut c_void,
+            len as usize,
+            rustix::mm::Advice::LinuxDoFork,
+        )
+    }
+    .map_err(io::Error::from)
 }
 
 /// Makes a failed exchange good, should the system have unmapped the private pages before it failed.

@@ -84,6 +84,33 @@ pub fn settle_all(client: &Client) {
             state.completed(last);
         }
     }
+    // During a capture the driver would refuse, and end the capture.
+    if client.capturing() {
+        return;
+    }
+    for (ctx, mark) in left_busy::all() {
+        let done = context::with_current(ctx, || ask_driver(client, ctx));
+        if done.is_ok() {
+            left_busy::is_over(ctx, mark);
+        }
+    }
+}
+
+/// Has the driver synchronise the current context, which is `ctx`.
+fn ask_driver(client: &Client, ctx: CUcontext) -> Result<(), CUresult> {
+    thread::with(|thread| {
+        let lane = &*thread.lane(client)?;
+        let result = call::real_call(
+            client,
+            thread,
+            lane,
+            number::cuCtxSynchronize,
+            &[],
+            Wait::of(ctx),
+        );
+        client.drain_output();
+        result
+    })
 }
 
 /// `cuCtxSynchronize` of the current context.
@@ -95,9 +122,8 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     call::deliver(client)?;
     let streams = of_context(ctx);
     let trim_is_due = streams.iter().any(|state| state.trim_is_due());
-    // Taken before the driver is asked, so that a stream which is destroyed meanwhile counts for the next time.
-    let left = left_busy().remove(&ctx.0);
-    if !client.real_sync_only() && !client.capturing() && !trim_is_due && !left {
+    let left = left_busy::of(ctx);
+    if !client.real_sync_only() && !client.capturing() && !trim_is_due && left.is_none() {
         let dirty: Vec<_> = streams
             .iter()
             .filter(|state| !state.is_idle(client))
@@ -116,24 +142,10 @@ pub fn synchronize_context(client: &Client) -> Result<(), CUresult> {
     for state in &streams {
         state.trimming();
     }
-    thread::with(|thread| {
-        let lane = &*thread.lane(client)?;
-        let result = call::real_call(
-            client,
-            thread,
-            lane,
-            number::cuCtxSynchronize,
-            &[],
-            Wait::of(ctx),
-        );
-        client.drain_output();
-        result
-    })
-    .inspect_err(|_| {
-        if left {
-            left_busy().insert(ctx.0);
-        }
-    })?;
+    ask_driver(client, ctx)?;
+    if let Some(mark) = left {
+        left_busy::is_over(ctx, mark);
+    }
     for (state, stamp) in stamps {
         state.synchronised(stamp);
     }
@@ -151,6 +163,6 @@ pub fn context_died(ctx: CUcontext) {
         !dies
     });
     drop(streams);
-    left_busy().remove(&ctx.0);
+    left_busy::forget(ctx);
     GENERATION.fetch_add(1, Ordering::Release);
 }

@@ -10,6 +10,7 @@
 
 mod calls;
 mod contexts;
+mod left_busy;
 mod staging;
 mod state;
 
@@ -24,9 +25,9 @@ use crate::context;
 use crate::thread::{self, Lane};
 use core::mem::ManuallyDrop;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use vgpu_protocol::cuda::*;
 use vgpu_protocol::number::call as number;
 use vgpu_protocol::wire::{self, Word};
@@ -48,14 +49,6 @@ static STREAMS: LazyLock<RwLock<Streams>> = LazyLock::new(RwLock::default);
 
 /// Moves whenever a stream goes away, so that threads drop what they remember.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
-
-/// Contexts in which streams were destroyed before they were seen idle: their work goes on, and only the driver can say
-/// when it is over.
-static LEFT_BUSY: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
-
-fn left_busy() -> MutexGuard<'static, BTreeSet<u64>> {
-    LEFT_BUSY.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One remembered look-up: stream, current context, generation, state.
 type Remembered = (CUstream, CUcontext, u64, Arc<State>);

@@ -117,7 +117,7 @@ impl State {
         if self.flags & CU_STREAM_NON_BLOCKING != 0 {
             return true;
         }
-        if left_busy().contains(&self.ctx.0) {
+        if left_busy::of(self.ctx).is_some() {
             return false;
         }
         let streams = STREAMS.read().unwrap_or_else(PoisonError::into_inner);
@@ -129,8 +129,9 @@ impl State {
 
     /// Notes that the stream is being destroyed.
     pub(super) fn ends(&self, client: &Client) {
-        if !self.is_idle(client) {
-            left_busy().insert(self.ctx.0);
+        // A trim that is due is the context's to see to, too.
+        if !self.is_idle(client) || self.trim_is_due() {
+            left_busy::mark(self.ctx);
         }
     }
 
