@@ -306,7 +306,7 @@ fn prepare_for_forks() {
             )
         };
         if set != 0 {
-            log::line(format_args!("forked children will lack registered memory"));
+            log::line(format_args!("forked children will have registered memory in common with their parent"));
         }
     });
 }
@@ -320,7 +320,7 @@ extern "C" fn before_fork() {
             match ForChild::copy(segments, at, adopted.len, adopted.block) {
                 Ok(copy) => copies.push(copy),
                 Err(error) => log::line(format_args!(
-                    "a forked child will lack the memory at {at:#x}: {error}"
+                    "a forked child has no copy of the memory at {at:#x}: {error}"
                 )),
             }
         }
