@@ -28,6 +28,25 @@ pub struct Request {
     pub prohibited: bool,
 }
 
+#[cfg(test)]
+impl Request {
+    /// As a client sends it that waits for the answer in `slot`.
+    pub(crate) fn of_client(call: u16, slot: u64) -> Self {
+        let header = RecordHeader {
+            call,
+            flags: RECORD_REPLY,
+            reply_sequence: 1,
+            reply_address: slot,
+            ..RecordHeader::default()
+        };
+        Self {
+            header,
+            position: 1,
+            prohibited: false,
+        }
+    }
+}
+
 impl Request {
     /// The record's stamp on timelines.
     pub fn stamp(&self) -> u32 {
@@ -652,18 +671,7 @@ mod tests {
             (Kind::Module, call::cuModuleUnload),
         ] {
             let mut asked = |handle: u64| {
-                let header = RecordHeader {
-                    call: number,
-                    flags: RECORD_REPLY,
-                    reply_sequence: 1,
-                    reply_address: slot,
-                    ..RecordHeader::default()
-                };
-                let request = Request {
-                    header,
-                    position: 1,
-                    prohibited: false,
-                };
+                let request = Request::of_client(number, slot);
                 ASKED.store(false, Ordering::Relaxed);
                 execute(&worker, &mut thread, request, &handle.to_le_bytes());
                 ASKED.load(Ordering::Relaxed)

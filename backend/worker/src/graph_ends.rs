@@ -133,12 +133,10 @@ mod tests {
     use std::sync::{Arc, OnceLock};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
-    use vgpu_channel::ring::RecordHeader;
     use vgpu_channel::server::Config;
     use vgpu_driver::Driver;
     use vgpu_protocol::cuda::CUcontext;
     use vgpu_protocol::number::call as number;
-    use vgpu_protocol::wire::RECORD_REPLY;
 
     static WORKER: OnceLock<Arc<Worker>> = OnceLock::new();
 
@@ -194,18 +192,7 @@ mod tests {
         let slot = pair.client.alloc_reply().expect("a slot");
         let mut thread = Executor::new(&worker.driver, 0);
         let mut ask = |call: u16, handle: u64| {
-            let header = RecordHeader {
-                call,
-                flags: RECORD_REPLY,
-                reply_sequence: 1,
-                reply_address: slot,
-                ..RecordHeader::default()
-            };
-            let request = Request {
-                header,
-                position: 1,
-                prohibited: false,
-            };
+            let request = Request::of_client(call, slot);
             execute(&worker, &mut thread, request, &handle.to_le_bytes());
         };
         worker.live.enter(Kind::Graph, 0x10, of(0));

@@ -208,11 +208,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use vgpu_channel::link::Hello;
     use vgpu_channel::loopback;
-    use vgpu_channel::ring::RecordHeader;
     use vgpu_channel::server::Config;
     use vgpu_driver::Driver;
     use vgpu_protocol::cuda::CUcontext;
-    use vgpu_protocol::wire::{AddNode, RECORD_REPLY};
+    use vgpu_protocol::wire::AddNode;
     use zerocopy::IntoBytes;
 
     /// Whether the driver lets the node go again.
@@ -269,18 +268,7 @@ mod tests {
         let slot = pair.client.alloc_reply().expect("a slot");
         let mut thread = Executor::new(&worker.driver, 0);
         let mut ask = |call: u16, payload: &[u8]| {
-            let header = RecordHeader {
-                call,
-                flags: RECORD_REPLY,
-                reply_sequence: 1,
-                reply_address: slot,
-                ..RecordHeader::default()
-            };
-            let request = Request {
-                header,
-                position: 1,
-                prohibited: false,
-            };
+            let request = Request::of_client(call, slot);
             execute(&worker, &mut thread, request, payload);
         };
         worker.live.enter(Kind::Graph, 0x10, Entry::default());

@@ -306,7 +306,9 @@ fn prepare_for_forks() {
             )
         };
         if set != 0 {
-            log::line(format_args!("forked children will have registered memory in common with their parent"));
+            log::line(format_args!(
+                "forked children will have registered memory in common with their parent"
+            ));
         }
     });
 }

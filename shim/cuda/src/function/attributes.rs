@@ -173,6 +173,13 @@ pub unsafe fn cuKernelGetAttribute(
     write(value, answer)
 }
 
+/// Has the driver change settings of a function or kernel.
+fn change(client: &Client, number: u16, handle: u64, args: &[u8]) -> Result<(), CUresult> {
+    call::call(client, number, &[args], &mut [])?;
+    changed(handle);
+    Ok(())
+}
+
 /// After a change of a function's settings: nothing remembered of it holds.
 fn changed(handle: u64) {
     if let Ok(info) = find(handle) {
@@ -205,14 +212,12 @@ pub unsafe fn cuKernelSetAttribute(
         kernel: Word::of(kernel),
         dev: Word::of(client.backend_ordinal(dev)?),
     };
-    call::call(
+    change(
         client,
         number::cuKernelSetAttribute,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    changed(kernel.0);
-    Ok(())
+        kernel.0,
+        args.as_bytes(),
+    )
 }
 
 /// `cuFuncSetAttribute`.
@@ -230,14 +235,12 @@ pub unsafe fn cuFuncSetAttribute(
         attribute: Word::of(attribute),
         value: Word::of(value),
     };
-    call::call(
+    change(
         client,
         number::cuFuncSetAttribute,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    changed(function.0);
-    Ok(())
+        function.0,
+        args.as_bytes(),
+    )
 }
 
 /// `cuFuncSetCacheConfig`.
@@ -250,14 +253,12 @@ pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: u32) -> Result<
         function: Word::of(function),
         config: Word::of(config),
     };
-    call::call(
+    change(
         client,
         number::cuFuncSetCacheConfig,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    changed(function.0);
-    Ok(())
+        function.0,
+        args.as_bytes(),
+    )
 }
 
 /// `cuKernelSetCacheConfig`.
@@ -275,14 +276,12 @@ pub unsafe fn cuKernelSetCacheConfig(
         config: Word::of(config),
         dev: Word::of(client.backend_ordinal(dev)?),
     };
-    call::call(
+    change(
         client,
         number::cuKernelSetCacheConfig,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    changed(kernel.0);
-    Ok(())
+        kernel.0,
+        args.as_bytes(),
+    )
 }
 
 /// `cuFuncSetSharedMemConfig`.
@@ -295,12 +294,10 @@ pub unsafe fn cuFuncSetSharedMemConfig(function: CUfunction, config: u32) -> Res
         function: Word::of(function),
         config: Word::of(config),
     };
-    call::call(
+    change(
         client,
         number::cuFuncSetSharedMemConfig,
-        &[args.as_bytes()],
-        &mut [],
-    )?;
-    changed(function.0);
-    Ok(())
+        function.0,
+        args.as_bytes(),
+    )
 }
