@@ -209,23 +209,20 @@ fn stores_of_other_threads_are_not_lost() {
 #[test]
 fn a_child_gets_a_copy_of_its_own() {
     let pair = channel();
-    let block = pair.client.alloc(2 * PAGE, PAGE).expect("heap");
-    let (at, segments) = (quiet(0), pair.client.segments());
-    pair.client
-        .copy_in(block, &99_u64.to_ne_bytes())
-        .expect("mapped");
-    let copy = ForChild::copy(segments, at, 2 * PAGE, block).expect("copied");
-    // In a child nothing is mapped where adopted pages were.
+    let block = pair.client.alloc(4 * PAGE, PAGE).expect("heap");
+    let (pages, segments) = (own(4 * PAGE), pair.client.segments());
+    let at = pages.at;
+    let early = ForChild::copy(segments, at, 4 * PAGE, block);
+    assert!(early.is_err(), "what is not adopted is nobody's to replace");
+    adopt(segments, at, 4 * PAGE, block).expect("adopted");
+    let copy = ForChild::copy(segments, at, 4 * PAGE, block).expect("copied");
+    // As the child does it.
     copy.put();
-    assert_eq!(word(at, 0), 99);
+    counts_up(at, 4 * PAGE);
     pair.client
-        .copy_in(block, &1_u64.to_ne_bytes())
+        .copy_in(block, &1_000_000_u64.to_ne_bytes())
         .expect("mapped");
-    assert_eq!(word(at, 0), 99);
-    let copy = ForChild::copy(segments, at, 2 * PAGE, block).expect("copied");
-    copy.put();
-    assert_eq!(word(at, 0), 99, "what is there stays");
-    drop(Private { at, len: 2 * PAGE });
+    counts_up(at, 4 * PAGE);
 }
 
 #[test]
