@@ -2,6 +2,7 @@
 //! it is over.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vgpu_protocol::cuda::CUcontext;
 
@@ -17,6 +18,9 @@ static MARKS: Mutex<Marks> = Mutex::new(Marks {
     count: 0,
 });
 
+/// Contexts with a mark, for one load where none has any: records of events ask. It is changed under the lock.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
 fn marks() -> MutexGuard<'static, Marks> {
     MARKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -27,11 +31,16 @@ pub fn mark(ctx: CUcontext) {
     marks.count += 1;
     let count = marks.count;
     marks.by_context.insert(ctx.0, count);
+    // A thread that knows of the stream's end by the one that ended it sees the count.
+    COUNT.store(marks.by_context.len(), Ordering::Release);
 }
 
 /// The mark of `ctx`, if its work may go on. To be taken before the driver is asked to wait, so that a stream which is
 /// destroyed meanwhile counts for the next time.
 pub fn of(ctx: CUcontext) -> Option<u64> {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return None;
+    }
     marks().by_context.get(&ctx.0).copied()
 }
 
@@ -47,12 +56,15 @@ pub fn is_over(ctx: CUcontext, mark: u64) {
     let mut marks = marks();
     if marks.by_context.get(&ctx.0) == Some(&mark) {
         marks.by_context.remove(&ctx.0);
+        COUNT.store(marks.by_context.len(), Ordering::Release);
     }
 }
 
 /// The context is gone.
 pub fn forget(ctx: CUcontext) {
-    marks().by_context.remove(&ctx.0);
+    let mut marks = marks();
+    marks.by_context.remove(&ctx.0);
+    COUNT.store(marks.by_context.len(), Ordering::Release);
 }
 
 #[cfg(test)]
